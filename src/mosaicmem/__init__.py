@@ -1,0 +1,1 @@
+"""mosaicmem: spatial memory for video world models."""
