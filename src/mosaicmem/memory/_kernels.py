@@ -1,0 +1,286 @@
+"""Compiled loops of retrieval on the CPU; each has its slow twin in `mosaicmem.memory.reference`.
+
+Geometry arrives as 3x4 pixel maps: `P` takes `d (u, v, 1)` of a source pixel to `z' (u', v', 1)` of the target by
+`P[:, :3] @ (d u, d v, d) + P[:, 3]`, and `Q` is the inverse map. Arithmetic is float64 at cells, float32 at patches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, inline="always")
+def _first_last(center: float, half: float, stride: float, count: int) -> tuple[int, int]:
+    """Grid elements whose centres lie in `[center - half, center + half)`, clipped to the grid."""
+    first = max(0, math.ceil((center - half) / stride - 0.5))
+    last = min(count - 1, math.ceil((center + half) / stride - 0.5) - 1)
+    return first, last
+
+
+@njit(cache=True)
+def pool_zbuffer(centers, radii, offsets, active, view, focal, principal, stride, near, max_half, zbuf):
+    """Nearest patch depth per target token. `view` is `[3 4]` float32; `zbuf [m n]` starts at infinity."""
+    m, n = zbuf.shape
+    for k in range(len(active)):
+        for i in range(offsets[active[k]], offsets[active[k] + 1]):
+            x, y, z = centers[i, 0], centers[i, 1], centers[i, 2]
+            zc = view[2, 0] * x + view[2, 1] * y + view[2, 2] * z + view[2, 3]
+            if zc <= near:
+                continue
+            u = focal[0] * (view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3]) / zc + principal[0]
+            v = focal[1] * (view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3]) / zc + principal[1]
+            half = min(max(radii[i] * focal[0] / zc, 0.5 * stride), max_half)
+            if u + half <= 0 or v + half <= 0 or u - half >= n * stride or v - half >= m * stride:
+                continue
+            j0, j1 = _first_last(u, half, stride, n)
+            i0, i1 = _first_last(v, half, stride, m)
+            for row in range(i0, i1 + 1):
+                for col in range(j0, j1 + 1):
+                    zbuf[row, col] = min(zbuf[row, col], zc)
+
+
+@njit(cache=True)
+def pool_visible(
+    centers, radii, offsets, active, view, focal, principal, stride, near, max_half, tau, zbuf, landed, seen
+):
+    """Tokens each active group shows in front of everything else: `seen [k m n]`, and patches `landed [k]` in view."""
+    m, n = zbuf.shape
+    for k in range(len(active)):
+        for i in range(offsets[active[k]], offsets[active[k] + 1]):
+            x, y, z = centers[i, 0], centers[i, 1], centers[i, 2]
+            zc = view[2, 0] * x + view[2, 1] * y + view[2, 2] * z + view[2, 3]
+            if zc <= near:
+                continue
+            u = focal[0] * (view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3]) / zc + principal[0]
+            v = focal[1] * (view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3]) / zc + principal[1]
+            half = min(max(radii[i] * focal[0] / zc, 0.5 * stride), max_half)
+            if u + half <= 0 or v + half <= 0 or u - half >= n * stride or v - half >= m * stride:
+                continue
+            landed[k] += 1
+            front = zc - radii[i]
+            j0, j1 = _first_last(u, half, stride, n)
+            i0, i1 = _first_last(v, half, stride, m)
+            for row in range(i0, i1 + 1):
+                for col in range(j0, j1 + 1):
+                    if front <= (1 + tau) * zbuf[row, col]:
+                        seen[k, row, col] = True
+
+
+@njit(cache=True)
+def greedy_cover(seen, weight, order, limit, gain_min, covered, picked, gains):
+    """Pick up to `limit` sets by weighted newly covered elements; ties go to the earlier in `order`.
+
+    `seen [k q]`; `covered [q]` and `picked [k]` are updated in place; `gains [k]` gets the elements each set would
+    still add when last looked at. Gains only fall as cover grows, so a stale gain is an upper bound and most sets
+    need no second look. Returns the picks in order.
+    """
+    count, size = seen.shape
+    bound = np.full(count, np.inf)
+    chosen = np.empty(min(limit, count), np.int64)
+    num = 0
+    while num < len(chosen):
+        best, best_score = -1, 0.0
+        for o in range(count):
+            k = order[o]
+            if picked[k] or bound[k] <= best_score:
+                continue
+            gain = 0
+            for q in range(size):
+                if seen[k, q] and not covered[q]:
+                    gain += 1
+            gains[k] = gain
+            bound[k] = gain * weight[k]
+            if gain >= gain_min and bound[k] > best_score:
+                best, best_score = k, bound[k]
+        if best < 0:
+            break
+        picked[best] = True
+        chosen[num] = best
+        num += 1
+        for q in range(size):
+            if seen[best, q]:
+                covered[q] = True
+    return chosen[:num]
+
+
+@njit(cache=True)
+def splat_cells(depth, valid, P, magnify, stride, near, rho_max, tau, zmin, hit, hit_depth, hit_rho):
+    """Land every valid source cell in the target grid, with its true footprint, and z-buffer within the group.
+
+    `magnify [2]` is f_target / f_source times the group's scale; `zmin [h w]` starts at infinity and `hit` at -1.
+    `zmin` gets the nearest depth per target cell; `hit` the source cell that, among those within `tau` of the nearest,
+    lands closest to the cell's centre (then nearer, then first in row order), with its depth and magnification.
+    Returns how many cells landed inside the image, and how many only failed for being magnified too far.
+    """
+    h_src, w_src = depth.shape
+    h, w = zmin.shape
+    distance = np.full((h, w), np.inf)
+    landed = coarse = 0
+    for phase in range(2):
+        for r in range(h_src):
+            v = (r + 0.5) * stride
+            for c in range(w_src):
+                if not valid[r, c]:
+                    continue
+                d = float(depth[r, c])
+                du, dv = d * (c + 0.5) * stride, d * v
+                z = P[2, 0] * du + P[2, 1] * dv + P[2, 2] * d + P[2, 3]
+                if z <= near:
+                    continue
+                x = (P[0, 0] * du + P[0, 1] * dv + P[0, 2] * d + P[0, 3]) / z
+                y = (P[1, 0] * du + P[1, 1] * dv + P[1, 2] * d + P[1, 3]) / z
+                rho_x, rho_y = magnify[0] * d / z, magnify[1] * d / z
+                half_x = 0.5 * stride * min(max(rho_x, 1.0), rho_max)
+                half_y = 0.5 * stride * min(max(rho_y, 1.0), rho_max)
+                if not (x + half_x > 0 and y + half_y > 0 and x - half_x < w * stride and y - half_y < h * stride):
+                    continue
+                rho = max(rho_x, rho_y)
+                if phase == 0:
+                    landed += 1
+                if rho > rho_max:
+                    coarse += phase == 0
+                    continue
+                j0, j1 = _first_last(x, half_x, stride, w)
+                i0, i1 = _first_last(y, half_y, stride, h)
+                for i in range(i0, i1 + 1):
+                    for j in range(j0, j1 + 1):
+                        if phase == 0:
+                            zmin[i, j] = min(zmin[i, j], z)
+                        elif z <= (1 + tau) * zmin[i, j]:
+                            dist = (x - (j + 0.5) * stride) ** 2 + (y - (i + 0.5) * stride) ** 2
+                            old = distance[i, j]
+                            if dist < old or (dist == old and z < hit_depth[i, j]):
+                                distance[i, j] = dist
+                                hit[i, j] = r * w_src + c
+                                hit_depth[i, j], hit_rho[i, j] = z, rho
+    return landed, coarse
+
+
+@njit(cache=True, inline="always")
+def _taps(depth, valid, x, y, z, tau):
+    """Share of bilinear weight on cells that agree with depth `z` at latent coordinates (x, y), and their depth.
+
+    The depth is averaged as its inverse, which is linear across the image of a plane.
+    """
+    h, w = depth.shape
+    x0, y0 = math.floor(x), math.floor(y)
+    total = inverse = 0.0
+    for dy in range(2):
+        for dx in range(2):
+            r, c = y0 + dy, x0 + dx
+            if r < 0 or c < 0 or r >= h or c >= w or not valid[r, c]:
+                continue
+            d = float(depth[r, c])
+            if abs(d - z) > tau * z:
+                continue
+            b = (x - x0 if dx else 1 - x + x0) * (y - y0 if dy else 1 - y + y0)
+            total += b
+            inverse += b / d
+    return total, inverse
+
+
+@njit(cache=True)
+def read_back(
+    depth,
+    valid,
+    P,
+    Q,
+    stride,
+    near,
+    tau,
+    tau_surface,
+    w_min,
+    steps,
+    zlimit,
+    zmin,
+    hit_depth,
+    uv,
+    source_z,
+    refined,
+    good,
+):
+    """Find, for every target cell the group may own, the source position that shows what the cell sees.
+
+    From the z-buffered depth the ray of the target cell is followed to the group's own surface by fixed-point steps
+    `D <- depth of the source surface under B(q, D), seen from the target`; `steps = 0` is one plain back-projection.
+    A cell is good if at least `w_min` of the bilinear weight lies on valid taps that agree with the ray's depth within
+    `tau`, and the surface they interpolate does within `tau_surface`.
+    """
+    h, w = zmin.shape
+    for i in range(h):
+        v = (i + 0.5) * stride
+        for j in range(w):
+            if not zmin[i, j] <= zlimit[i, j]:
+                continue
+            u = (j + 0.5) * stride
+            D = hit_depth[i, j]
+            for step in range(steps + 1):
+                z = D * (Q[2, 0] * u + Q[2, 1] * v + Q[2, 2]) + Q[2, 3]
+                if z <= 0:
+                    break
+                gu = (D * (Q[0, 0] * u + Q[0, 1] * v + Q[0, 2]) + Q[0, 3]) / z
+                gv = (D * (Q[1, 0] * u + Q[1, 1] * v + Q[1, 2]) + Q[1, 3]) / z
+                total, inverse = _taps(depth, valid, gu / stride - 0.5, gv / stride - 0.5, z, tau)
+                if total < w_min or inverse <= 0:
+                    break
+                d = total / inverse
+                if step == steps:
+                    if abs(d - z) <= tau_surface * z:
+                        good[i, j] = True
+                        uv[i, j, 0], uv[i, j, 1], source_z[i, j], refined[i, j] = gu, gv, z, D
+                    break
+                D_new = d * (P[2, 0] * gu + P[2, 1] * gv + P[2, 2]) + P[2, 3]
+                if D_new <= near:
+                    break
+                D = D_new
+
+
+@njit(cache=True)
+def assign_owners(good, depth, rho, weight, tau, patch, min_cells, coarse_rho, owner, source, covered):
+    """Per token, rank groups by (weighted) good cells, earlier pick first on ties, and let each cell take the first.
+
+    `good [k h w]`, refined `depth [k h w]`. A cell is served only by groups within `tau` of the nearest refined depth
+    there. `owner [m n]` and `source [h w]` get positions in the pick order, -1 for none.
+    """
+    count = good.shape[0]
+    m, n = owner.shape
+    votes = np.empty(count)
+    rank = np.empty(count, np.int64)
+    for ti in range(m):
+        for tj in range(n):
+            votes[:] = 0
+            any_good = False
+            for i in range(ti * patch, (ti + 1) * patch):
+                for j in range(tj * patch, (tj + 1) * patch):
+                    front = np.inf
+                    for k in range(count):
+                        if good[k, i, j]:
+                            front = min(front, depth[k, i, j])
+                    for k in range(count):
+                        if good[k, i, j] and depth[k, i, j] > (1 + tau) * front:
+                            good[k, i, j] = False
+                        if good[k, i, j]:
+                            any_good = True
+                            votes[k] += weight[k] if rho[k, i, j] <= coarse_rho else 1e-3 * weight[k]
+            if not any_good:
+                continue
+            for k in range(count):
+                place = k
+                while place > 0 and votes[rank[place - 1]] < votes[k]:
+                    rank[place] = rank[place - 1]
+                    place -= 1
+                rank[place] = k
+            served = 0
+            for i in range(ti * patch, (ti + 1) * patch):
+                for j in range(tj * patch, (tj + 1) * patch):
+                    for o in range(count):
+                        if good[rank[o], i, j]:
+                            source[i, j] = rank[o]
+                            served += 1
+                            break
+            if served >= min_cells:
+                owner[ti, tj] = rank[0]
+                covered[ti, tj] = True

@@ -1,0 +1,447 @@
+"""Retrieval: which remembered cells a view sees, and from which keyframe each should be read.
+
+For each view: groups that meet the frustum are thinned to a pool on one point per patch; the pool's cells land in
+the view with their true footprints and a z-buffer (R2, R3); groups are picked greedily by the cells they newly cover
+(R4); each picked group is read back along the view's rays (R5); and every token gets an owner (R6). Numbers in
+brackets are the steps of the method page. One view and many views go through the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mosaicmem._shapes import Tensor
+from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.memory.mosaic import Mosaic, Reason
+from mosaicmem.memory.patches import Group
+from mosaicmem.memory.store import PatchStore
+
+
+@dataclass(frozen=True)
+class RetrievalConfig:
+    """How memory is asked.
+
+    Attributes:
+        max_sources: Groups that one view may read from (n_max).
+        pool: Groups that are looked at cell by cell.
+        max_tokens: Tokens a view may be given, or None for all that are covered; the best served stay.
+        gain_min: A group must newly cover this share of the view's cells to be picked.
+        near: Points nearer than this share of the memory's scale are not shown.
+        tau: Relative depth within which two surfaces count as one (z-buffer, agreement of taps).
+        tau_surface: Relative depth within which the surface read must agree with the view's ray.
+        rho_max: Cells magnified beyond this are not shown.
+        min_weight: Share of bilinear weight that must lie on agreeing taps.
+        min_cells: Share of a token's cells that must be good for it to be covered.
+        refine_steps: Fixed-point steps from the z-buffered depth to the surface along the view's ray.
+        half_life: Seconds after which a group counts half in the ranking, or None. Never removes a group.
+        prefer: Whom exact ties favour: the `older` memory (guards against drift) or the `newer`.
+    """
+
+    max_sources: int = 8
+    pool: int = 16
+    max_tokens: int | None = None
+    gain_min: float = 0.003
+    near: float = 0.01
+    tau: float = 0.10
+    tau_surface: float = 0.03
+    rho_max: float = 4.0
+    min_weight: float = 0.5
+    min_cells: float = 0.5
+    refine_steps: int = 2
+    half_life: float | None = None
+    prefer: Literal["older", "newer"] = "older"
+
+    def __post_init__(self) -> None:
+        problems = [
+            text
+            for bad, text in [
+                (self.max_sources < 1, f"max_sources = {self.max_sources}: expected at least 1"),
+                (
+                    self.pool < self.max_sources,
+                    f"pool = {self.pool}: expected at least max_sources, {self.max_sources}",
+                ),
+                (self.max_tokens is not None and self.max_tokens < 1, f"max_tokens = {self.max_tokens}: at least 1"),
+                (not 0 <= self.gain_min < 1, f"gain_min = {self.gain_min}: expected 0 to 1"),
+                (self.near < 0, f"near = {self.near}: expected at least 0"),
+                (self.tau <= 0, f"tau = {self.tau}: expected more than 0"),
+                (self.tau_surface <= 0, f"tau_surface = {self.tau_surface}: expected more than 0"),
+                (self.rho_max < 1, f"rho_max = {self.rho_max}: expected at least 1"),
+                (not 0 < self.min_weight <= 1, f"min_weight = {self.min_weight}: expected above 0, up to 1"),
+                (not 0 < self.min_cells <= 1, f"min_cells = {self.min_cells}: expected above 0, up to 1"),
+                (self.refine_steps < 0, f"refine_steps = {self.refine_steps}: expected at least 0"),
+                (self.half_life is not None and self.half_life <= 0, f"half_life = {self.half_life}: above 0, or none"),
+            ]
+            if bad
+        ]
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+COARSE_RHO = 2.0  # R4: cells magnified beyond this are counted only once nothing finer is left to pick
+
+
+def retrieve(
+    store: PatchStore,
+    cameras: Cameras,
+    grid: TokenGrid,
+    config: RetrievalConfig | None = None,
+    *,
+    now: float | None = None,
+    context: Collection[int] = (),
+) -> Mosaic:
+    """What `store` shows in each of `cameras`.
+
+    Args:
+        store: The memory.
+        cameras: One view each, at the grid's image size.
+        grid: Token grid of the views; stride and patch must be the memory's.
+        now: Time in seconds against which `half_life` measures age; default: the newest keyframe's.
+        context: uids of groups to leave out, because the model sees those frames anyway.
+
+    Raises:
+        GeometryError: if cameras, grid and memory disagree about image size, stride or patch.
+    """
+    config = config or RetrievalConfig()
+    if (cameras.width, cameras.height) != (grid.width, grid.height):
+        raise GeometryError(
+            f"cameras have {cameras.width}x{cameras.height} pixels, the token grid {grid.width}x{grid.height}; "
+            "use cameras.resized()"
+        )
+    if len(store):
+        first = store.group(0).keyframe
+        if (first.stride, first.patch) != (grid.stride, grid.patch):
+            raise GeometryError(
+                f"memory has stride {first.stride} and patch {first.patch}, "
+                f"the token grid {grid.stride} and {grid.patch}"
+            )
+    cameras = cameras.to(dtype=torch.float64, device="cpu")
+    if now is None and config.half_life is not None:
+        now = max((group.keyframe.time for group in store), default=0.0)
+    views = [_View(store, cameras[i], grid, config, now or 0.0, context) for i in range(len(cameras))]
+    mosaics = [view.mosaic() for view in views]
+    return Mosaic.cat(mosaics) if mosaics else _no_views(store, cameras, grid)
+
+
+def pixel_maps(group: Group, view: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+    """`P [3 4]`, `Q [3 4]` and magnification `[2]` between a group's image and a view (see `_kernels`).
+
+    `P (d u, d v, d, 1) = z' (u', v', 1)`, `Q (D u', D v', D, 1) = d (u, v, 1)`; float64.
+    """
+    K_src, K_tgt = group.keyframe.camera.Ks[0], view.Ks[0]
+    tgt_from_src = view.viewmats[0] @ group.world_from_cam
+    src_from_tgt = torch.linalg.inv(tgt_from_src)
+    P = torch.cat([K_tgt @ tgt_from_src[:3, :3] @ torch.linalg.inv(K_src), (K_tgt @ tgt_from_src[:3, 3])[:, None]], 1)
+    Q = torch.cat([K_src @ src_from_tgt[:3, :3] @ torch.linalg.inv(K_tgt), (K_src @ src_from_tgt[:3, 3])[:, None]], 1)
+    scale = torch.linalg.det(tgt_from_src[:3, :3]).abs() ** (1 / 3)
+    return P, Q, scale * K_tgt.diagonal()[:2] / K_src.diagonal()[:2]
+
+
+class _View:
+    """One view's retrieval, step by step; holds the arrays the steps share."""
+
+    def __init__(
+        self,
+        store: PatchStore,
+        camera: Cameras,
+        grid: TokenGrid,
+        config: RetrievalConfig,
+        now: float,
+        context: Collection[int],
+    ) -> None:
+        self.store, self.camera, self.grid, self.config, self.now = store, camera, grid, config, now
+        self.near = config.near * store.scale
+        self.decisions = np.full(len(store), Reason.outside, np.int8)
+        self.gains = np.zeros(len(store), np.int32)
+        self.context = context
+
+    def mosaic(self) -> Mosaic:
+        pool = self._pool()
+        landed = [self._land(g) for g in pool]
+        picks = self._pick(pool, landed)
+        read = [self._read(landed[k], picks, landed) for k in picks]
+        return self._assemble([pool[k] for k in picks], [landed[k] for k in picks], read)
+
+    def _weights(self, groups: list[int]) -> np.ndarray:
+        if self.config.half_life is None:
+            return np.ones(len(groups))
+        age = np.array([max(0.0, self.now - self.store.group(g).keyframe.time) for g in groups])
+        return 0.5 ** (age / self.config.half_life)
+
+    def _order(self, groups: list[int]) -> np.ndarray:
+        keys = [self.store.group(g).age_key for g in groups]
+        newest_first = self.config.prefer == "newer"
+        return np.array(sorted(range(len(groups)), key=keys.__getitem__, reverse=newest_first), np.int64)
+
+    def _candidates(self) -> np.ndarray:
+        """Groups whose bounding sphere meets the frustum."""
+        spheres = self.store.spheres.numpy().astype(np.float64)
+        T, K = self.camera.viewmats[0].numpy(), self.camera.Ks[0].numpy()
+        center = spheres[:, :3] @ T[:3, :3].T + T[:3, 3]
+        radius = spheres[:, 3]
+        inside = center[:, 2] + radius > self.near
+        for axis, extent in ((0, self.grid.width), (1, self.grid.height)):
+            for edge, sign in ((0.0, 1.0), (float(extent), -1.0)):
+                slope = (edge - K[axis, 2]) / K[axis, axis]  # plane x = slope * z through the image border
+                distance = sign * (center[:, axis] - slope * center[:, 2]) / np.hypot(1.0, slope)
+                inside &= distance > -radius
+        self.decisions[radius < 0] = Reason.invalid
+        inside &= radius >= 0
+        if self.context:
+            uids = np.array([group.uid for group in self.store], np.int64)
+            excluded = np.isin(uids, np.array(sorted(self.context), np.int64))
+            self.decisions[excluded] = Reason.context
+            inside &= ~excluded
+        return inside.nonzero()[0]
+
+    def _pool(self) -> list[int]:
+        """R1: at most `pool` groups, chosen on one point per patch when there are more."""
+        from mosaicmem.memory import _kernels
+
+        active = self._candidates()
+        if len(active) <= self.config.pool:
+            return active.tolist()
+        m, n = self.grid.tokens
+        stride = np.float32(self.grid.token_stride)
+        T, K = self.camera.viewmats[0].numpy(), self.camera.Ks[0].numpy()
+        geometry = (
+            self.store.centers.numpy(),
+            self.store.radii.numpy(),
+            np.asarray(self.store.offsets, np.int64),
+            active,
+            T[:3].astype(np.float32),
+            K.diagonal()[:2].astype(np.float32),
+            K[:2, 2].astype(np.float32),
+            stride,
+            np.float32(self.near),
+            np.float32(self.config.rho_max) * stride / 2,
+        )
+        zbuf = np.full((m, n), np.inf, np.float32)
+        _kernels.pool_zbuffer(*geometry, zbuf)
+        landed = np.zeros(len(active), np.int64)
+        seen = np.zeros((len(active), m, n), np.bool_)
+        _kernels.pool_visible(*geometry, np.float32(2 * self.config.tau), zbuf, landed, seen)
+        seen = seen.reshape(len(active), m * n)
+        groups = active.tolist()
+        picked = np.zeros(len(active), np.bool_)
+        gains = np.zeros(len(active), np.int64)
+        weights, order = self._weights(groups), self._order(groups)
+        chosen = _kernels.greedy_cover(
+            seen, weights, order, self.config.pool, 1, np.zeros(m * n, np.bool_), picked, gains
+        ).tolist()
+        # once everything is covered the rest of the pool goes to those that show most, for sharper choices per cell
+        total = seen.sum(1) * weights
+        spare = [k for k in sorted(order.tolist(), key=lambda k: -total[k]) if not picked[k] and total[k] > 0]
+        chosen += spare[: self.config.pool - len(chosen)]
+        chosen_set = set(chosen)
+        for k, g in enumerate(groups):
+            if k not in chosen_set:
+                self.gains[g] = gains[k] * self.grid.patch**2
+                hidden = Reason.hidden if landed[k] else Reason.outside
+                self.decisions[g] = hidden if not total[k] else (Reason.budget if gains[k] else Reason.duplicate)
+        return [groups[k] for k in chosen]
+
+    def _land(self, g: int) -> _Landing:
+        """R2, R3: the group's cells in the view, z-buffered among themselves."""
+        from mosaicmem.memory import _kernels
+
+        group = self.store.group(g)
+        P, Q, magnify = (x.numpy() for x in pixel_maps(group, self.camera))
+        h, w = self.grid.cells
+        landing = _Landing(
+            group.keyframe.depth.numpy(),
+            group.valid.numpy(),
+            P,
+            Q,
+            zmin=np.full((h, w), np.inf),
+            hit=np.full((h, w), -1, np.int64),
+            depth=np.zeros((h, w)),
+            rho=np.zeros((h, w)),
+        )
+        landed, coarse = _kernels.splat_cells(
+            landing.source_depth,
+            landing.source_valid,
+            P,
+            magnify,
+            float(self.grid.stride),
+            self.near,
+            self.config.rho_max,
+            self.config.tau,
+            landing.zmin,
+            landing.hit,
+            landing.depth,
+            landing.rho,
+        )
+        if landed:
+            self.decisions[g] = Reason.coarse if coarse == landed else Reason.hidden
+        return landing
+
+    def _pick(self, pool: list[int], landed: list[_Landing]) -> list[int]:
+        """R4: greedy union coverage, fine cells first, then all."""
+        from mosaicmem.memory import _kernels
+
+        if not pool:
+            return []
+        h, w = self.grid.cells
+        zmin = np.stack([x.zmin for x in landed])
+        front = zmin.min(0)
+        with np.errstate(invalid="ignore"):
+            visible = ((zmin <= (1 + self.config.tau) * front) & np.isfinite(zmin)).reshape(len(pool), h * w)
+        fine = visible & (np.stack([x.rho for x in landed]) <= COARSE_RHO).reshape(len(pool), h * w)
+        weights, order = self._weights(pool), self._order(pool)
+        covered = np.zeros(h * w, np.bool_)
+        picked = np.zeros(len(pool), np.bool_)
+        gains = np.zeros(len(pool), np.int64)
+        gain_min = max(1, int(np.ceil(self.config.gain_min * h * w)))
+        limit = self.config.max_sources
+        picks = _kernels.greedy_cover(fine, weights, order, limit, gain_min, covered, picked, gains).tolist()
+        picks += _kernels.greedy_cover(
+            visible, weights, order, limit - len(picks), gain_min, covered, picked, gains
+        ).tolist()
+        for k, g in enumerate(pool):
+            left = int((visible[k] & ~covered).sum())
+            self.gains[g] = gains[k] if picked[k] else left
+            if picked[k]:
+                self.decisions[g] = Reason.kept
+            elif left >= gain_min:
+                self.decisions[g] = Reason.budget
+            elif visible[k].any():
+                self.decisions[g] = Reason.duplicate
+        return picks
+
+    def _read(self, landing: _Landing, picks: list[int], landed: list[_Landing]) -> _Reading:
+        """R5: follow the view's rays back into the source."""
+        from mosaicmem.memory import _kernels
+
+        h, w = self.grid.cells
+        front = np.minimum.reduce([landed[k].zmin for k in picks])
+        reading = _Reading(np.zeros((h, w, 2)), np.zeros((h, w)), np.zeros((h, w)), np.zeros((h, w), np.bool_))
+        _kernels.read_back(
+            landing.source_depth,
+            landing.source_valid,
+            landing.P,
+            landing.Q,
+            float(self.grid.stride),
+            self.near,
+            self.config.tau,
+            self.config.tau_surface,
+            self.config.min_weight,
+            self.config.refine_steps,
+            np.where(np.isfinite(front), (1 + self.config.tau) * front, -1.0),
+            landing.zmin,
+            landing.depth,
+            reading.uv,
+            reading.source_z,
+            reading.depth,
+            reading.good,
+        )
+        return reading
+
+    def _assemble(self, groups: list[int], landed: list[_Landing], read: list[_Reading]) -> Mosaic:
+        """R6: an owner for every token, a source for every cell."""
+        from mosaicmem.memory import _kernels
+
+        (h, w), (m, n), p = self.grid.cells, self.grid.tokens, self.grid.patch
+        owner = np.full((m, n), -1, np.int64)
+        source = np.full((h, w), -1, np.int64)
+        covered = np.zeros((m, n), np.bool_)
+        uv, source_z, depth = np.zeros((h, w, 2)), np.zeros((h, w)), np.zeros((h, w))
+        if groups:
+            good = np.stack([x.good for x in read])
+            _kernels.assign_owners(
+                good,
+                np.stack([x.depth for x in read]),
+                np.stack([x.rho for x in landed]),
+                self._weights(groups),
+                self.config.tau,
+                p,
+                max(1, int(np.ceil(self.config.min_cells * p * p))),
+                COARSE_RHO,
+                owner,
+                source,
+                covered,
+            )
+            if self.config.max_tokens is not None:
+                _keep_best(source, covered, owner, p, self.config.max_tokens)
+            rows, cols = (source >= 0).nonzero()
+            from_pick = source[rows, cols]
+            uv[rows, cols] = np.stack([x.uv for x in read])[from_pick, rows, cols]
+            source_z[rows, cols] = np.stack([x.source_z for x in read])[from_pick, rows, cols]
+            depth[rows, cols] = np.stack([x.depth for x in read])[from_pick, rows, cols]
+            index = np.array([*groups, -1], np.int64)
+            source, owner = index[source], index[owner]
+        return Mosaic(
+            owner=torch.from_numpy(owner)[None],
+            source=torch.from_numpy(source)[None],
+            source_uv=torch.from_numpy(uv)[None],
+            source_depth=torch.from_numpy(source_z)[None],
+            depth=torch.from_numpy(depth)[None],
+            good=torch.from_numpy(source >= 0)[None],
+            covered=torch.from_numpy(covered)[None],
+            picked=(tuple(groups),),
+            decisions=torch.from_numpy(self.decisions)[None],
+            gains=torch.from_numpy(self.gains)[None],
+            grid=self.grid,
+            cameras=self.camera,
+        )
+
+
+@dataclass(frozen=True)
+class _Landing:
+    """A group's cells in a view's grid."""
+
+    source_depth: np.ndarray[Any, Any]  # [h' w']
+    source_valid: np.ndarray[Any, Any]  # [h' w'] bool
+    P: np.ndarray[Any, Any]
+    Q: np.ndarray[Any, Any]
+    zmin: np.ndarray[Any, Any]  # [h w] nearest depth, inf where nothing lands
+    hit: np.ndarray[Any, Any]  # [h w] row-major source cell
+    depth: np.ndarray[Any, Any]  # [h w] depth of that cell in the view
+    rho: np.ndarray[Any, Any]  # [h w] its magnification
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A picked group read back at a view's cells."""
+
+    uv: np.ndarray[Any, Any]  # [h w 2] source pixels
+    source_z: np.ndarray[Any, Any]  # [h w] depth of the ray point in the source
+    depth: np.ndarray[Any, Any]  # [h w] refined depth in the view
+    good: np.ndarray[Any, Any]  # [h w] bool
+
+
+def _keep_best(source: np.ndarray, covered: np.ndarray, owner: np.ndarray, patch: int, limit: int) -> None:
+    """Turn all but the `limit` best served tokens into holes, in place; ties in row order."""
+    m, n = covered.shape
+    served = (source >= 0).reshape(m, patch, n, patch).sum((1, 3))
+    rank = np.argsort(np.where(covered, -served, 1).ravel(), kind="stable")
+    drop = np.ones(m * n, np.bool_)
+    drop[rank[:limit]] = False
+    drop = drop.reshape(m, n) & covered
+    covered[drop] = False
+    owner[drop] = -1
+    source[drop.repeat(patch, 0).repeat(patch, 1)] = -1
+
+
+def _no_views(store: PatchStore, cameras: Cameras, grid: TokenGrid) -> Mosaic:
+    (h, w), (m, n) = grid.cells, grid.tokens
+    return Mosaic(
+        owner=torch.empty(0, m, n, dtype=torch.int64),
+        source=torch.empty(0, h, w, dtype=torch.int64),
+        source_uv=torch.empty(0, h, w, 2, dtype=torch.float64),
+        source_depth=torch.empty(0, h, w, dtype=torch.float64),
+        depth=torch.empty(0, h, w, dtype=torch.float64),
+        good=torch.empty(0, h, w, dtype=torch.bool),
+        covered=torch.empty(0, m, n, dtype=torch.bool),
+        picked=(),
+        decisions=torch.empty(0, len(store), dtype=torch.int8),
+        gains=torch.empty(0, len(store), dtype=torch.int32),
+        grid=grid,
+        cameras=cameras,
+    )
