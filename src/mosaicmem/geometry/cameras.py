@@ -6,9 +6,11 @@ at (0.5, 0.5). Other conventions are converted in `mosaicmem.io` and nowhere els
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import torch
 
@@ -31,7 +33,7 @@ class Cameras:
 
     Raises:
         GeometryError: on non-finite numbers, an upper block that is no rotation (determinant -1 included), a last
-            row other than `0 0 0 1`, a focal length that is not positive, or an empty image.
+            row other than `0 0 0 1`, a focal length that is not positive, a skew, or an empty image.
     """
 
     viewmats: Float[Tensor, "n 4 4"]
@@ -65,12 +67,15 @@ class Cameras:
     def __len__(self) -> int:
         return self.viewmats.shape[0]
 
-    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
-        """A sub-sequence; an integer gives a sequence of one camera."""
-        if isinstance(index, int):
-            index = [index]
-        elif isinstance(index, Sequence):
-            index = list(index)
+    def __getitem__(self, index: SupportsIndex | slice | Sequence[int] | Sequence[bool] | Tensor) -> Cameras:
+        """A sub-sequence: what a list would give for an integer (as a sequence of one) or a slice, and what a tensor
+        would give for indices or a boolean mask.
+
+        Raises:
+            IndexError: for an index outside the sequence or a mask of another length.
+        """
+        if not isinstance(index, slice):
+            index = _rows(index, len(self)).to(self.viewmats.device)
         return replace(self, viewmats=self.viewmats[index], Ks=self.Ks[index])
 
     def __iter__(self) -> Iterator[Cameras]:
@@ -133,7 +138,9 @@ class Cameras:
         return replace(self, viewmats=self.viewmats @ world_from_ref)
 
     def scaled(self, factor: float) -> Cameras:
-        """Multiply all translations by `factor` (a change of the world's unit)."""
+        """Multiply all translations by `factor` > 0 (a change of the world's unit)."""
+        if not (math.isfinite(factor) and factor > 0):
+            raise GeometryError(f"scale factor {factor} is no change of unit; expected a finite number above 0")
         viewmats = self.viewmats.clone()
         viewmats[:, :3, 3] *= factor
         return replace(self, viewmats=viewmats)
@@ -145,6 +152,8 @@ class Cameras:
     @staticmethod
     def cat(parts: Sequence[Cameras]) -> Cameras:
         """Concatenate along the sequence; image sizes must agree."""
+        if not parts:
+            raise GeometryError("Cameras.cat got no cameras; expected at least one sequence")
         sizes = {(p.width, p.height) for p in parts}
         if len(sizes) != 1:
             raise GeometryError(
@@ -211,4 +220,28 @@ def _problem(viewmats: Tensor, Ks: Tensor, width: int, height: int) -> str | Non
         return "the last row of a view matrix is not 0 0 0 1; is the matrix transposed?"
     if len(Ks) and float(torch.minimum(Ks[:, 0, 0], Ks[:, 1, 1]).min()) <= 0:
         return "a focal length is not positive; expected fx > 0 and fy > 0, in pixels"
+    fixed = Ks.flatten(-2)[:, [1, 3, 6, 7, 8]]
+    if len(Ks) and not bool((fixed == Ks.new_tensor([0, 0, 0, 0, 1])).all()):
+        return "intrinsics are not of the form [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; skew is not supported"
     return None
+
+
+def _rows(index: SupportsIndex | Sequence[int] | Sequence[bool] | Tensor, count: int) -> Tensor:
+    """Row numbers behind an index; a boolean is refused where it would silently mean camera 0 or 1."""
+    if isinstance(index, bool):
+        raise IndexError("a single boolean is no camera index; expected an integer, a slice, indices or a mask")
+    if not isinstance(index, (Sequence, Tensor)) and not hasattr(index, "__array__"):
+        index = operator.index(index)
+    rows = torch.as_tensor(index)
+    if rows.numel() == 0:
+        rows = rows.long()
+    if rows.ndim > 1 or rows.is_floating_point():
+        raise IndexError(f"cameras are indexed by integers or a mask, in one dimension; got {rows.dtype} {rows.ndim}D")
+    if rows.dtype == torch.bool:
+        if rows.shape != (count,):
+            raise IndexError(f"a mask of {rows.numel()} values cannot select from {count} cameras")
+        return rows.nonzero().squeeze(-1)
+    rows = rows.long().reshape(-1)
+    if rows.numel() and not (-count <= int(rows.min()) and int(rows.max()) < count):
+        raise IndexError(f"camera index out of range: {rows.tolist()} in a sequence of {count}")
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mosaicmem._shapes import Bool, Float, Tensor
+from mosaicmem.errors import GeometryError
 
 
 def pixel_centers(
@@ -62,5 +63,11 @@ def in_image(uv: Float[Tensor, "*b 2"], width: int, height: int) -> Bool[Tensor,
 
 
 def fov_to_focal(fov_degrees: float, extent: float) -> float:
-    """Focal length in pixels of an image side of `extent` pixels seen under `fov_degrees`."""
+    """Focal length in pixels of an image side of `extent` pixels seen under `fov_degrees`.
+
+    Raises:
+        GeometryError: unless `0 < fov_degrees < 180`.
+    """
+    if not 0 < fov_degrees < 180:
+        raise GeometryError(f"field of view {fov_degrees} degrees; a pinhole camera needs one above 0 and below 180")
     return float(extent / 2 / torch.tan(torch.deg2rad(torch.tensor(fov_degrees / 2, dtype=torch.float64))))

@@ -42,15 +42,20 @@ def transform_points(b_from_a: Float[Tensor, "*#b 4 4"], points: Float[Tensor, "
 
 
 def rotation_angle(R_a: Float[Tensor, "*b 3 3"], R_b: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b"]:
-    """Angle between two rotations, in radians, by the chord `2 arcsin(|R_a - R_b|_F / (2 sqrt 2))`.
+    """Angle between two rotations, in radians, accurate from 0 to pi in float32 too.
 
-    Near 0 the chord keeps what `arccos((tr - 1) / 2)` loses (1e-4 rad is 0 there in float32); near pi the
-    arcsine loses instead, and the complementary chord is used.
+    Near 0 the chord `|R_a - R_b|_F = 2 sqrt 2 sin(angle / 2)` keeps what `arccos((tr - 1) / 2)` loses (1e-4 rad is 0
+    there in float32). Beyond a right angle the trace loses the same way, and the cosine of the half angle comes from
+    the antisymmetric part of `R_a^T R_b`, whose norm is `2 sin(angle)`.
     """
     half_sin = (R_a - R_b).flatten(-2).norm(dim=-1) / (2 * 2**0.5)
     trace = (R_a * R_b).flatten(-2).sum(-1)
-    half_cos = ((trace + 1).clamp(min=0)).sqrt() / 2
-    return 2 * torch.atan2(half_sin, half_cos)
+    R = R_a.transpose(-1, -2) @ R_b
+    axis = torch.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1)
+    wide = trace < 1
+    from_axis = axis.norm(dim=-1) / (4 * torch.where(wide, half_sin, torch.ones_like(half_sin)))
+    from_trace = torch.where(wide, torch.ones_like(trace), trace + 1).sqrt() / 2
+    return 2 * torch.atan2(half_sin, torch.where(wide, from_axis, from_trace))
 
 
 def nearest_rotation(M: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:

@@ -92,6 +92,8 @@ class TokenGrid:
 
     def num_frames(self, num_latents: int) -> int:
         """Raw frames behind `num_latents` full latents."""
+        if num_latents < 1:
+            raise ConfigError(f"a window needs at least one latent, got {num_latents}")
         return 1 + (num_latents - 1) * self.temporal
 
     def frames_of_latents(self, num_frames: int) -> Int[Tensor, "l k"]:
