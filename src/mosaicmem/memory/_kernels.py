@@ -70,14 +70,16 @@ def pool_visible(
 
 
 @njit(cache=True)
-def greedy_cover(seen, weight, order, limit, gain_min, covered, picked, gains):
-    """Pick up to `limit` sets by weighted newly covered elements; ties go to the earlier in `order`.
+def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
+    """Pick up to `limit` groups, each time the one that adds most; ties go to the earlier in `order`.
 
-    `seen [k q]`; `covered [q]` and `picked [k]` are updated in place; `gains [k]` gets the elements each set would
-    still add when last looked at. Gains only fall as cover grows, so a stale gain is an upper bound and most sets
-    need no second look. Returns the picks in order.
+    `quality [k q]` says how well group `k` shows element `q`, 0 = not at all; what is gained by a pick is the sum over
+    elements of what it shows better than those picked before. Such gains only fall, so a stale one is an upper bound
+    and most groups need no second look. `picked [k]` and `gains [k]` (when last looked at) are updated in place.
+    Returns the picks in order, all of whose gains are at least `gain_min` and positive.
     """
-    count, size = seen.shape
+    count, size = quality.shape
+    best_shown = np.zeros(size, quality.dtype)
     bound = np.full(count, np.inf)
     chosen = np.empty(min(limit, count), np.int64)
     num = 0
@@ -87,10 +89,9 @@ def greedy_cover(seen, weight, order, limit, gain_min, covered, picked, gains):
             k = order[o]
             if picked[k] or bound[k] <= best_score:
                 continue
-            gain = 0
+            gain = 0.0
             for q in range(size):
-                if seen[k, q] and not covered[q]:
-                    gain += 1
+                gain += max(quality[k, q] - best_shown[q], 0)
             gains[k] = gain
             bound[k] = gain * weight[k]
             if gain >= gain_min and bound[k] > best_score:
@@ -101,8 +102,7 @@ def greedy_cover(seen, weight, order, limit, gain_min, covered, picked, gains):
         chosen[num] = best
         num += 1
         for q in range(size):
-            if seen[best, q]:
-                covered[q] = True
+            best_shown[q] = max(best_shown[q], quality[best, q])
     return chosen[:num]
 
 
@@ -157,6 +157,30 @@ def splat_cells(depth, valid, P, magnify, stride, near, rho_max, tau, zmin, hit,
                                 hit[i, j] = r * w_src + c
                                 hit_depth[i, j], hit_rho[i, j] = z, rho
     return landed, coarse
+
+
+@njit(cache=True)
+def view_quality(zmin, depth, rho, front, tau, center, focal, principal, stride, theta, quality):
+    """How well a group shows each cell that it shows at all: from 1/2 up to 1 for the same viewpoint, unmagnified.
+
+    `1/2 + 1/2 / ((1 + angle / theta) max(1, rho))`, with the angle at the surface between the view's ray and the
+    source's, whose camera lies at `center [3]` in the view's frame. Appearance depends on the direction it is seen
+    from, and depth errors show as parallax: of several groups the one that looked from nearest by is the truest.
+    """
+    h, w = zmin.shape
+    for i in range(h):
+        y = ((i + 0.5) * stride - principal[1]) / focal[1]
+        for j in range(w):
+            if not zmin[i, j] <= (1 + tau) * front[i, j] or zmin[i, j] == np.inf:
+                continue
+            x = ((j + 0.5) * stride - principal[0]) / focal[0]
+            d = depth[i, j]
+            px, py, pz = d * x, d * y, d
+            qx, qy, qz = px - center[0], py - center[1], pz - center[2]
+            dot = px * qx + py * qy + pz * qz
+            norms = math.sqrt((px * px + py * py + pz * pz) * (qx * qx + qy * qy + qz * qz))
+            angle = math.acos(min(1.0, max(-1.0, dot / norms))) if norms > 0 else 0.0
+            quality[i, j] = 0.5 + 0.5 / ((1 + angle / theta) * max(1.0, rho[i, j]))
 
 
 @njit(cache=True, inline="always")
@@ -239,11 +263,12 @@ def read_back(
 
 
 @njit(cache=True)
-def assign_owners(good, depth, rho, weight, tau, patch, min_cells, coarse_rho, owner, source, covered):
-    """Per token, rank groups by (weighted) good cells, earlier pick first on ties, and let each cell take the first.
+def assign_owners(good, depth, quality, weight, tau, patch, min_cells, owner, source, covered):
+    """Per token, rank groups by the quality they show in it, earlier pick first on ties; each cell takes the first.
 
-    `good [k h w]`, refined `depth [k h w]`. A cell is served only by groups within `tau` of the nearest refined depth
-    there. `owner [m n]` and `source [h w]` get positions in the pick order, -1 for none.
+    `good [k h w]`, refined `depth [k h w]`, `quality [k h w]`. A cell is served only by groups within `tau` of the
+    nearest refined depth there (`good` is cleared elsewhere). `owner [m n]` and `source [h w]` get positions in the
+    pick order, -1 for none.
     """
     count = good.shape[0]
     m, n = owner.shape
@@ -252,7 +277,6 @@ def assign_owners(good, depth, rho, weight, tau, patch, min_cells, coarse_rho, o
     for ti in range(m):
         for tj in range(n):
             votes[:] = 0
-            any_good = False
             for i in range(ti * patch, (ti + 1) * patch):
                 for j in range(tj * patch, (tj + 1) * patch):
                     front = np.inf
@@ -263,10 +287,7 @@ def assign_owners(good, depth, rho, weight, tau, patch, min_cells, coarse_rho, o
                         if good[k, i, j] and depth[k, i, j] > (1 + tau) * front:
                             good[k, i, j] = False
                         if good[k, i, j]:
-                            any_good = True
-                            votes[k] += weight[k] if rho[k, i, j] <= coarse_rho else 1e-3 * weight[k]
-            if not any_good:
-                continue
+                            votes[k] += weight[k] * quality[k, i, j]
             for k in range(count):
                 place = k
                 while place > 0 and votes[rank[place - 1]] < votes[k]:

@@ -42,7 +42,7 @@ class Mosaic:
         covered: `[l m n]` tokens with at least `min_cells` good cells.
         picked: For each view, the groups kept, in order of their gain.
         decisions: `[l g]` a `Reason` for every group of the store.
-        gains: `[l g]` target cells the group would have added when it was last looked at.
+        gains: `[l g]` what the group added, or would still have added, in cells weighted by how well they are shown.
         grid: Token grid of the views.
         cameras: The views, float64.
     """
@@ -56,7 +56,7 @@ class Mosaic:
     covered: Bool[Tensor, "l m n"]
     picked: tuple[tuple[int, ...], ...]
     decisions: Int[Tensor, "l g"]
-    gains: Int[Tensor, "l g"]
+    gains: Float[Tensor, "l g"]
     grid: TokenGrid
     cameras: Cameras
 

@@ -32,7 +32,7 @@ class RetrievalConfig:
         max_sources: Groups that one view may read from (n_max).
         pool: Groups that are looked at cell by cell.
         max_tokens: Tokens a view may be given, or None for all that are covered; the best served stay.
-        gain_min: A group must newly cover this share of the view's cells to be picked.
+        gain_min: A group must add this share of the view to be picked: cells newly shown, or shown better.
         near: Points nearer than this share of the memory's scale are not shown.
         tau: Relative depth within which two surfaces count as one (z-buffer, agreement of taps).
         tau_surface: Relative depth within which the surface read must agree with the view's ray.
@@ -40,6 +40,7 @@ class RetrievalConfig:
         min_weight: Share of bilinear weight that must lie on agreeing taps.
         min_cells: Share of a token's cells that must be good for it to be covered.
         refine_steps: Fixed-point steps from the z-buffered depth to the surface along the view's ray.
+        view_angle: Degrees between two viewing directions of a surface at which the second is half as good a witness.
         half_life: Seconds after which a group counts half in the ranking, or None. Never removes a group.
         prefer: Whom exact ties favour: the `older` memory (guards against drift) or the `newer`.
     """
@@ -47,7 +48,7 @@ class RetrievalConfig:
     max_sources: int = 8
     pool: int = 16
     max_tokens: int | None = None
-    gain_min: float = 0.003
+    gain_min: float = 0.001
     near: float = 0.01
     tau: float = 0.10
     tau_surface: float = 0.03
@@ -55,6 +56,7 @@ class RetrievalConfig:
     min_weight: float = 0.5
     min_cells: float = 0.5
     refine_steps: int = 2
+    view_angle: float = 10.0
     half_life: float | None = None
     prefer: Literal["older", "newer"] = "older"
 
@@ -76,15 +78,13 @@ class RetrievalConfig:
                 (not 0 < self.min_weight <= 1, f"min_weight = {self.min_weight}: expected above 0, up to 1"),
                 (not 0 < self.min_cells <= 1, f"min_cells = {self.min_cells}: expected above 0, up to 1"),
                 (self.refine_steps < 0, f"refine_steps = {self.refine_steps}: expected at least 0"),
+                (self.view_angle <= 0, f"view_angle = {self.view_angle}: expected more than 0 degrees"),
                 (self.half_life is not None and self.half_life <= 0, f"half_life = {self.half_life}: above 0, or none"),
             ]
             if bad
         ]
         if problems:
             raise ConfigError("; ".join(problems))
-
-
-COARSE_RHO = 2.0  # R4: cells magnified beyond this are counted only once nothing finer is left to pick
 
 
 def retrieve(
@@ -158,7 +158,7 @@ class _View:
         self.store, self.camera, self.grid, self.config, self.now = store, camera, grid, config, now
         self.near = config.near * store.scale
         self.decisions = np.full(len(store), Reason.outside, np.int8)
-        self.gains = np.zeros(len(store), np.int32)
+        self.gains = np.zeros(len(store), np.float32)
         self.context = context
 
     def mosaic(self) -> Mosaic:
@@ -230,10 +230,10 @@ class _View:
         seen = seen.reshape(len(active), m * n)
         groups = active.tolist()
         picked = np.zeros(len(active), np.bool_)
-        gains = np.zeros(len(active), np.int64)
+        gains = np.zeros(len(active))
         weights, order = self._weights(groups), self._order(groups)
         chosen = _kernels.greedy_cover(
-            seen, weights, order, self.config.pool, 1, np.zeros(m * n, np.bool_), picked, gains
+            seen.astype(np.float32), weights, order, self.config.pool, 1.0, picked, gains
         ).tolist()
         # once everything is covered the rest of the pool goes to those that show most, for sharper choices per cell
         total = seen.sum(1) * weights
@@ -263,6 +263,8 @@ class _View:
             hit=np.full((h, w), -1, np.int64),
             depth=np.zeros((h, w)),
             rho=np.zeros((h, w)),
+            quality=np.zeros((h, w)),
+            center=(self.camera.viewmats[0] @ group.world_from_cam)[:3, 3].numpy(),
         )
         landed, coarse = _kernels.splat_cells(
             landing.source_depth,
@@ -283,35 +285,44 @@ class _View:
         return landing
 
     def _pick(self, pool: list[int], landed: list[_Landing]) -> list[int]:
-        """R4: greedy union coverage, fine cells first, then all."""
+        """R4: greedy union coverage; a cell counts by how well a group shows it."""
         from mosaicmem.memory import _kernels
 
         if not pool:
             return []
         h, w = self.grid.cells
-        zmin = np.stack([x.zmin for x in landed])
-        front = zmin.min(0)
-        with np.errstate(invalid="ignore"):
-            visible = ((zmin <= (1 + self.config.tau) * front) & np.isfinite(zmin)).reshape(len(pool), h * w)
-        fine = visible & (np.stack([x.rho for x in landed]) <= COARSE_RHO).reshape(len(pool), h * w)
-        weights, order = self._weights(pool), self._order(pool)
-        covered = np.zeros(h * w, np.bool_)
+        front = np.minimum.reduce([x.zmin for x in landed])
+        K = self.camera.Ks[0].numpy()
+        for x in landed:
+            _kernels.view_quality(
+                x.zmin,
+                x.depth,
+                x.rho,
+                front,
+                self.config.tau,
+                x.center,
+                K.diagonal()[:2].copy(),
+                K[:2, 2].copy(),
+                float(self.grid.stride),
+                np.deg2rad(self.config.view_angle),
+                x.quality,
+            )
+        quality = np.stack([x.quality for x in landed]).reshape(len(pool), h * w)
         picked = np.zeros(len(pool), np.bool_)
-        gains = np.zeros(len(pool), np.int64)
-        gain_min = max(1, int(np.ceil(self.config.gain_min * h * w)))
-        limit = self.config.max_sources
-        picks = _kernels.greedy_cover(fine, weights, order, limit, gain_min, covered, picked, gains).tolist()
-        picks += _kernels.greedy_cover(
-            visible, weights, order, limit - len(picks), gain_min, covered, picked, gains
+        gains = np.zeros(len(pool))
+        gain_min = self.config.gain_min * h * w
+        picks = _kernels.greedy_cover(
+            quality, self._weights(pool), self._order(pool), self.config.max_sources, gain_min, picked, gains
         ).tolist()
+        shown = quality[picks].max(0, initial=0)
         for k, g in enumerate(pool):
-            left = int((visible[k] & ~covered).sum())
+            left = float(np.maximum(quality[k] - shown, 0).sum())
             self.gains[g] = gains[k] if picked[k] else left
             if picked[k]:
                 self.decisions[g] = Reason.kept
-            elif left >= gain_min:
+            elif left >= gain_min and left > 0:
                 self.decisions[g] = Reason.budget
-            elif visible[k].any():
+            elif quality[k].any():
                 self.decisions[g] = Reason.duplicate
         return picks
 
@@ -357,12 +368,11 @@ class _View:
             _kernels.assign_owners(
                 good,
                 np.stack([x.depth for x in read]),
-                np.stack([x.rho for x in landed]),
+                np.stack([x.quality for x in landed]),
                 self._weights(groups),
                 self.config.tau,
                 p,
                 max(1, int(np.ceil(self.config.min_cells * p * p))),
-                COARSE_RHO,
                 owner,
                 source,
                 covered,
@@ -404,6 +414,8 @@ class _Landing:
     hit: np.ndarray[Any, Any]  # [h w] row-major source cell
     depth: np.ndarray[Any, Any]  # [h w] depth of that cell in the view
     rho: np.ndarray[Any, Any]  # [h w] its magnification
+    quality: np.ndarray[Any, Any]  # [h w] how well the group shows the cell, 0 where hidden
+    center: np.ndarray[Any, Any]  # [3] the source's camera in the view's frame
 
 
 @dataclass(frozen=True)
@@ -441,7 +453,7 @@ def _no_views(store: PatchStore, cameras: Cameras, grid: TokenGrid) -> Mosaic:
         covered=torch.empty(0, m, n, dtype=torch.bool),
         picked=(),
         decisions=torch.empty(0, len(store), dtype=torch.int8),
-        gains=torch.empty(0, len(store), dtype=torch.int32),
+        gains=torch.empty(0, len(store), dtype=torch.float32),
         grid=grid,
         cameras=cameras,
     )
