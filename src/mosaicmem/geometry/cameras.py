@@ -76,7 +76,7 @@ class Cameras:
         """
         if not isinstance(index, slice):
             index = _rows(index, len(self)).to(self.viewmats.device)
-        return replace(self, viewmats=self.viewmats[index], Ks=self.Ks[index])
+        return _trusted(self.viewmats[index], self.Ks[index], self.width, self.height)
 
     def __iter__(self) -> Iterator[Cameras]:
         return (self[i] for i in range(len(self)))
@@ -147,7 +147,7 @@ class Cameras:
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Cameras:
         """Change dtype or device."""
-        return replace(self, viewmats=self.viewmats.to(device, dtype), Ks=self.Ks.to(device, dtype))
+        return _trusted(self.viewmats.to(device, dtype), self.Ks.to(device, dtype), self.width, self.height)
 
     @staticmethod
     def cat(parts: Sequence[Cameras]) -> Cameras:
@@ -195,6 +195,14 @@ def look_at(
     y = torch.linalg.cross(z, x)
     R = torch.stack([x, y, z], dim=-2)
     return se3.make_transform(R, -(R @ eye[..., None]).squeeze(-1))
+
+
+def _trusted(viewmats: Tensor, Ks: Tensor, width: int, height: int) -> Cameras:
+    """Cameras made of parts of cameras that were checked before: the check is not repeated, for speed."""
+    cameras = object.__new__(Cameras)
+    for name, value in (("viewmats", viewmats), ("Ks", Ks), ("width", width), ("height", height)):
+        object.__setattr__(cameras, name, value)
+    return cameras
 
 
 def _problem(viewmats: Tensor, Ks: Tensor, width: int, height: int) -> str | None:

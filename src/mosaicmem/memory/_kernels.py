@@ -160,27 +160,32 @@ def splat_cells(depth, valid, P, magnify, stride, near, rho_max, tau, zmin, hit,
 
 
 @njit(cache=True)
-def view_quality(zmin, depth, rho, front, tau, center, focal, principal, stride, theta, quality):
-    """How well a group shows each cell that it shows at all: from 1/2 up to 1 for the same viewpoint, unmagnified.
+def view_quality(zmin, depth, rho, tau, center, focal, principal, stride, theta, quality):
+    """How well each group shows each cell: from 1/2 up to 1 for the same viewpoint, unmagnified; 0 if hidden.
 
     `1/2 + 1/2 / ((1 + angle / theta) max(1, rho))`, with the angle at the surface between the view's ray and the
-    source's, whose camera lies at `center [3]` in the view's frame. Appearance depends on the direction it is seen
+    source's, whose camera lies at `center [k 3]` in the view's frame. Appearance depends on the direction it is seen
     from, and depth errors show as parallax: of several groups the one that looked from nearest by is the truest.
     """
-    h, w = zmin.shape
+    count, h, w = zmin.shape
     for i in range(h):
         y = ((i + 0.5) * stride - principal[1]) / focal[1]
         for j in range(w):
-            if not zmin[i, j] <= (1 + tau) * front[i, j] or zmin[i, j] == np.inf:
-                continue
             x = ((j + 0.5) * stride - principal[0]) / focal[0]
-            d = depth[i, j]
-            px, py, pz = d * x, d * y, d
-            qx, qy, qz = px - center[0], py - center[1], pz - center[2]
-            dot = px * qx + py * qy + pz * qz
-            norms = math.sqrt((px * px + py * py + pz * pz) * (qx * qx + qy * qy + qz * qz))
-            angle = math.acos(min(1.0, max(-1.0, dot / norms))) if norms > 0 else 0.0
-            quality[i, j] = 0.5 + 0.5 / ((1 + angle / theta) * max(1.0, rho[i, j]))
+            front = np.inf
+            for k in range(count):
+                front = min(front, zmin[k, i, j])
+            if front == np.inf:
+                continue
+            for k in range(count):
+                if zmin[k, i, j] > (1 + tau) * front:
+                    continue
+                d = depth[k, i, j]
+                qx, qy, qz = d * x - center[k, 0], d * y - center[k, 1], d - center[k, 2]
+                dot = x * qx + y * qy + qz
+                norms = math.sqrt((x * x + y * y + 1) * (qx * qx + qy * qy + qz * qz))
+                angle = math.acos(min(1.0, max(-1.0, dot / norms))) if norms > 0 else 0.0
+                quality[k, i, j] = 0.5 + 0.5 / ((1 + angle / theta) * max(1.0, rho[k, i, j]))
 
 
 @njit(cache=True, inline="always")

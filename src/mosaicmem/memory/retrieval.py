@@ -8,20 +8,22 @@ brackets are the steps of the method page. One view and many views go through th
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from mosaicmem._shapes import Tensor
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.mosaic import Mosaic, Reason
 from mosaicmem.memory.patches import Group
 from mosaicmem.memory.store import PatchStore
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -129,18 +131,38 @@ def retrieve(
     return Mosaic.cat(mosaics) if mosaics else _no_views(store, cameras, grid)
 
 
-def pixel_maps(group: Group, view: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-    """`P [3 4]`, `Q [3 4]` and magnification `[2]` between a group's image and a view (see `_kernels`).
+def pixel_maps(groups: Sequence[Group], view: Cameras) -> PixelMaps:
+    """How the images of `groups` and of a view map onto each other, float64 (see `_kernels` for `P` and `Q`)."""
+    world_from_cam = np.stack([group.world_from_cam.numpy() for group in groups])
+    K_src = np.stack([group.keyframe.camera.Ks[0].numpy() for group in groups])
+    K_tgt, T = view.Ks[0].numpy(), view.viewmats[0].numpy()
+    tgt_from_src = T @ world_from_cam
+    src_from_tgt = np.linalg.inv(tgt_from_src)
+    to_view, to_source = K_tgt @ tgt_from_src[:, :3], K_src @ src_from_tgt[:, :3]
+    scale = np.abs(np.linalg.det(tgt_from_src[:, :3, :3])) ** (1 / 3)
+    return PixelMaps(
+        P=np.concatenate([to_view[:, :, :3] @ np.linalg.inv(K_src), to_view[:, :, 3:]], -1),
+        Q=np.concatenate([to_source[:, :, :3] @ np.linalg.inv(K_tgt), to_source[:, :, 3:]], -1),
+        magnify=scale[:, None] * K_tgt.diagonal()[:2] / np.diagonal(K_src, axis1=1, axis2=2)[:, :2],
+        center=np.ascontiguousarray(tgt_from_src[:, :3, 3]),
+    )
 
-    `P (d u, d v, d, 1) = z' (u', v', 1)`, `Q (D u', D v', D, 1) = d (u, v, 1)`; float64.
+
+@dataclass(frozen=True)
+class PixelMaps:
+    """Maps between the images of `k` groups and one view.
+
+    Attributes:
+        P: `[k 3 4]`, `P (d u, d v, d, 1) = z' (u', v', 1)` from source to view.
+        Q: `[k 3 4]`, `Q (D u', D v', D, 1) = z (u, v, 1)` from view to source.
+        magnify: `[k 2]` focal length of the view over that of the source, times the group's scale.
+        center: `[k 3]` the source's camera in the view's frame.
     """
-    K_src, K_tgt = group.keyframe.camera.Ks[0], view.Ks[0]
-    tgt_from_src = view.viewmats[0] @ group.world_from_cam
-    src_from_tgt = torch.linalg.inv(tgt_from_src)
-    P = torch.cat([K_tgt @ tgt_from_src[:3, :3] @ torch.linalg.inv(K_src), (K_tgt @ tgt_from_src[:3, 3])[:, None]], 1)
-    Q = torch.cat([K_src @ src_from_tgt[:3, :3] @ torch.linalg.inv(K_tgt), (K_src @ src_from_tgt[:3, 3])[:, None]], 1)
-    scale = torch.linalg.det(tgt_from_src[:3, :3]).abs() ** (1 / 3)
-    return P, Q, scale * K_tgt.diagonal()[:2] / K_src.diagonal()[:2]
+
+    P: Array
+    Q: Array
+    magnify: Array
+    center: Array
 
 
 class _View:
@@ -163,23 +185,24 @@ class _View:
 
     def mosaic(self) -> Mosaic:
         pool = self._pool()
-        landed = [self._land(g) for g in pool]
-        picks = self._pick(pool, landed)
-        read = [self._read(landed[k], picks, landed) for k in picks]
-        return self._assemble([pool[k] for k in picks], [landed[k] for k in picks], read)
+        if not pool:
+            return self._assemble([], None, None)
+        landing = self._land(pool)
+        picks = self._pick(pool, landing)
+        return self._assemble([pool[k] for k in picks], landing.quality[picks], self._read(pool, picks, landing))
 
-    def _weights(self, groups: list[int]) -> np.ndarray:
+    def _weights(self, groups: list[int]) -> Array:
         if self.config.half_life is None:
             return np.ones(len(groups))
         age = np.array([max(0.0, self.now - self.store.group(g).keyframe.time) for g in groups])
         return 0.5 ** (age / self.config.half_life)
 
-    def _order(self, groups: list[int]) -> np.ndarray:
+    def _order(self, groups: list[int]) -> Array:
         keys = [self.store.group(g).age_key for g in groups]
         newest_first = self.config.prefer == "newer"
         return np.array(sorted(range(len(groups)), key=keys.__getitem__, reverse=newest_first), np.int64)
 
-    def _candidates(self) -> np.ndarray:
+    def _candidates(self) -> Array:
         """Groups whose bounding sphere meets the frustum."""
         spheres = self.store.spheres.numpy().astype(np.float64)
         T, K = self.camera.viewmats[0].numpy(), self.camera.Ks[0].numpy()
@@ -247,144 +270,124 @@ class _View:
                 self.decisions[g] = hidden if not total[k] else (Reason.budget if gains[k] else Reason.duplicate)
         return [groups[k] for k in chosen]
 
-    def _land(self, g: int) -> _Landing:
-        """R2, R3: the group's cells in the view, z-buffered among themselves."""
+    def _land(self, pool: list[int]) -> _Landing:
+        """R2, R3: the cells of every group of the pool in the view, z-buffered within each group."""
         from mosaicmem.memory import _kernels
 
-        group = self.store.group(g)
-        P, Q, magnify = (x.numpy() for x in pixel_maps(group, self.camera))
-        h, w = self.grid.cells
+        groups = [self.store.group(g) for g in pool]
+        shape = (len(pool), *self.grid.cells)
+        maps = pixel_maps(groups, self.camera)
         landing = _Landing(
-            group.keyframe.depth.numpy(),
-            group.valid.numpy(),
-            P,
-            Q,
-            zmin=np.full((h, w), np.inf),
-            hit=np.full((h, w), -1, np.int64),
-            depth=np.zeros((h, w)),
-            rho=np.zeros((h, w)),
-            quality=np.zeros((h, w)),
-            center=(self.camera.viewmats[0] @ group.world_from_cam)[:3, 3].numpy(),
+            maps, np.full(shape, np.inf), np.full(shape, -1), np.zeros(shape), np.zeros(shape), np.zeros(shape)
         )
-        landed, coarse = _kernels.splat_cells(
-            landing.source_depth,
-            landing.source_valid,
-            P,
-            magnify,
-            float(self.grid.stride),
-            self.near,
-            self.config.rho_max,
-            self.config.tau,
-            landing.zmin,
-            landing.hit,
-            landing.depth,
-            landing.rho,
-        )
-        if landed:
-            self.decisions[g] = Reason.coarse if coarse == landed else Reason.hidden
+        for k, group in enumerate(groups):
+            landed, coarse = _kernels.splat_cells(
+                group.keyframe.depth.numpy(),
+                group.valid.numpy(),
+                maps.P[k],
+                maps.magnify[k],
+                float(self.grid.stride),
+                self.near,
+                self.config.rho_max,
+                self.config.tau,
+                landing.zmin[k],
+                landing.hit[k],
+                landing.depth[k],
+                landing.rho[k],
+            )
+            if landed:
+                self.decisions[pool[k]] = Reason.coarse if coarse == landed else Reason.hidden
         return landing
 
-    def _pick(self, pool: list[int], landed: list[_Landing]) -> list[int]:
+    def _pick(self, pool: list[int], landing: _Landing) -> list[int]:
         """R4: greedy union coverage; a cell counts by how well a group shows it."""
         from mosaicmem.memory import _kernels
 
-        if not pool:
-            return []
-        h, w = self.grid.cells
-        front = np.minimum.reduce([x.zmin for x in landed])
         K = self.camera.Ks[0].numpy()
-        for x in landed:
-            _kernels.view_quality(
-                x.zmin,
-                x.depth,
-                x.rho,
-                front,
-                self.config.tau,
-                x.center,
-                K.diagonal()[:2].copy(),
-                K[:2, 2].copy(),
-                float(self.grid.stride),
-                np.deg2rad(self.config.view_angle),
-                x.quality,
-            )
-        quality = np.stack([x.quality for x in landed]).reshape(len(pool), h * w)
+        _kernels.view_quality(
+            landing.zmin,
+            landing.depth,
+            landing.rho,
+            self.config.tau,
+            landing.maps.center,
+            K.diagonal()[:2].copy(),
+            K[:2, 2].copy(),
+            float(self.grid.stride),
+            np.deg2rad(self.config.view_angle),
+            landing.quality,
+        )
+        quality = landing.quality.reshape(len(pool), -1)
         picked = np.zeros(len(pool), np.bool_)
         gains = np.zeros(len(pool))
-        gain_min = self.config.gain_min * h * w
+        gain_min = self.config.gain_min * quality.shape[1]
         picks = _kernels.greedy_cover(
             quality, self._weights(pool), self._order(pool), self.config.max_sources, gain_min, picked, gains
         ).tolist()
-        shown = quality[picks].max(0, initial=0)
+        left = np.maximum(quality - quality[picks].max(0, initial=0), 0).sum(1)
         for k, g in enumerate(pool):
-            left = float(np.maximum(quality[k] - shown, 0).sum())
-            self.gains[g] = gains[k] if picked[k] else left
+            self.gains[g] = gains[k] if picked[k] else left[k]
             if picked[k]:
                 self.decisions[g] = Reason.kept
-            elif left >= gain_min and left > 0:
+            elif left[k] >= gain_min and left[k] > 0:
                 self.decisions[g] = Reason.budget
             elif quality[k].any():
                 self.decisions[g] = Reason.duplicate
         return picks
 
-    def _read(self, landing: _Landing, picks: list[int], landed: list[_Landing]) -> _Reading:
-        """R5: follow the view's rays back into the source."""
+    def _read(self, pool: list[int], picks: list[int], landing: _Landing) -> _Reading:
+        """R5: follow the view's rays back into each picked source."""
         from mosaicmem.memory import _kernels
 
-        h, w = self.grid.cells
-        front = np.minimum.reduce([landed[k].zmin for k in picks])
-        reading = _Reading(np.zeros((h, w, 2)), np.zeros((h, w)), np.zeros((h, w)), np.zeros((h, w), np.bool_))
-        _kernels.read_back(
-            landing.source_depth,
-            landing.source_valid,
-            landing.P,
-            landing.Q,
-            float(self.grid.stride),
-            self.near,
-            self.config.tau,
-            self.config.tau_surface,
-            self.config.min_weight,
-            self.config.refine_steps,
-            np.where(np.isfinite(front), (1 + self.config.tau) * front, -1.0),
-            landing.zmin,
-            landing.depth,
-            reading.uv,
-            reading.source_z,
-            reading.depth,
-            reading.good,
-        )
+        shape = (len(picks), *self.grid.cells)
+        reading = _Reading(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_))
+        front = landing.zmin[picks].min(0, initial=np.inf)
+        limit = np.where(np.isfinite(front), (1 + self.config.tau) * front, -1.0)
+        for slot, k in enumerate(picks):
+            group = self.store.group(pool[k])
+            _kernels.read_back(
+                group.keyframe.depth.numpy(),
+                group.valid.numpy(),
+                landing.maps.P[k],
+                landing.maps.Q[k],
+                float(self.grid.stride),
+                self.near,
+                self.config.tau,
+                self.config.tau_surface,
+                self.config.min_weight,
+                self.config.refine_steps,
+                limit,
+                landing.zmin[k],
+                landing.depth[k],
+                reading.uv[slot],
+                reading.source_z[slot],
+                reading.depth[slot],
+                reading.good[slot],
+            )
         return reading
 
-    def _assemble(self, groups: list[int], landed: list[_Landing], read: list[_Reading]) -> Mosaic:
+    def _assemble(self, groups: list[int], quality: Array | None, read: _Reading | None) -> Mosaic:
         """R6: an owner for every token, a source for every cell."""
         from mosaicmem.memory import _kernels
 
         (h, w), (m, n), p = self.grid.cells, self.grid.tokens, self.grid.patch
-        owner = np.full((m, n), -1, np.int64)
-        source = np.full((h, w), -1, np.int64)
+        owner = np.full((m, n), -1)
+        source = np.full((h, w), -1)
         covered = np.zeros((m, n), np.bool_)
         uv, source_z, depth = np.zeros((h, w, 2)), np.zeros((h, w)), np.zeros((h, w))
-        if groups:
-            good = np.stack([x.good for x in read])
+        if groups and read is not None:
+            min_cells = max(1, int(np.ceil(self.config.min_cells * p * p)))
+            weights = self._weights(groups)
             _kernels.assign_owners(
-                good,
-                np.stack([x.depth for x in read]),
-                np.stack([x.quality for x in landed]),
-                self._weights(groups),
-                self.config.tau,
-                p,
-                max(1, int(np.ceil(self.config.min_cells * p * p))),
-                owner,
-                source,
-                covered,
+                read.good, read.depth, quality, weights, self.config.tau, p, min_cells, owner, source, covered
             )
             if self.config.max_tokens is not None:
                 _keep_best(source, covered, owner, p, self.config.max_tokens)
             rows, cols = (source >= 0).nonzero()
             from_pick = source[rows, cols]
-            uv[rows, cols] = np.stack([x.uv for x in read])[from_pick, rows, cols]
-            source_z[rows, cols] = np.stack([x.source_z for x in read])[from_pick, rows, cols]
-            depth[rows, cols] = np.stack([x.depth for x in read])[from_pick, rows, cols]
-            index = np.array([*groups, -1], np.int64)
+            uv[rows, cols] = read.uv[from_pick, rows, cols]
+            source_z[rows, cols] = read.source_z[from_pick, rows, cols]
+            depth[rows, cols] = read.depth[from_pick, rows, cols]
+            index = np.array([*groups, -1])
             source, owner = index[source], index[owner]
         return Mosaic(
             owner=torch.from_numpy(owner)[None],
@@ -404,31 +407,27 @@ class _View:
 
 @dataclass(frozen=True)
 class _Landing:
-    """A group's cells in a view's grid."""
+    """The cells of `k` groups in a view's grid `[h w]`, each group z-buffered by itself."""
 
-    source_depth: np.ndarray[Any, Any]  # [h' w']
-    source_valid: np.ndarray[Any, Any]  # [h' w'] bool
-    P: np.ndarray[Any, Any]
-    Q: np.ndarray[Any, Any]
-    zmin: np.ndarray[Any, Any]  # [h w] nearest depth, inf where nothing lands
-    hit: np.ndarray[Any, Any]  # [h w] row-major source cell
-    depth: np.ndarray[Any, Any]  # [h w] depth of that cell in the view
-    rho: np.ndarray[Any, Any]  # [h w] its magnification
-    quality: np.ndarray[Any, Any]  # [h w] how well the group shows the cell, 0 where hidden
-    center: np.ndarray[Any, Any]  # [3] the source's camera in the view's frame
+    maps: PixelMaps
+    zmin: Array  # [k h w] nearest depth, inf where nothing lands
+    hit: Array  # [k h w] row-major source cell
+    depth: Array  # [k h w] depth of that cell in the view
+    rho: Array  # [k h w] its magnification
+    quality: Array  # [k h w] how well the group shows the cell, 0 where hidden
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A picked group read back at a view's cells."""
+    """Picked groups read back at a view's cells."""
 
-    uv: np.ndarray[Any, Any]  # [h w 2] source pixels
-    source_z: np.ndarray[Any, Any]  # [h w] depth of the ray point in the source
-    depth: np.ndarray[Any, Any]  # [h w] refined depth in the view
-    good: np.ndarray[Any, Any]  # [h w] bool
+    uv: Array  # [k h w 2] source pixels
+    source_z: Array  # [k h w] depth of the ray point in the source
+    depth: Array  # [k h w] refined depth in the view
+    good: Array  # [k h w] bool
 
 
-def _keep_best(source: np.ndarray, covered: np.ndarray, owner: np.ndarray, patch: int, limit: int) -> None:
+def _keep_best(source: Array, covered: Array, owner: Array, patch: int, limit: int) -> None:
     """Turn all but the `limit` best served tokens into holes, in place; ties in row order."""
     m, n = covered.shape
     served = (source >= 0).reshape(m, patch, n, patch).sum((1, 3))
