@@ -208,6 +208,8 @@ def _trusted(viewmats: Tensor, Ks: Tensor, width: int, height: int) -> Cameras:
 def _problem(viewmats: Tensor, Ks: Tensor, width: int, height: int) -> str | None:
     if width < 1 or height < 1:
         return f"image size {width}x{height} is empty; expected at least 1x1 pixels"
+    if viewmats.ndim != 3 or Ks.ndim != 3 or viewmats.shape[1:] != (4, 4) or Ks.shape[1:] != (3, 3):
+        return f"viewmats {list(viewmats.shape)} and Ks {list(Ks.shape)}; expected [n, 4, 4] and [n, 3, 3]"
     if len(viewmats) != len(Ks):
         return f"{len(viewmats)} view matrices but {len(Ks)} intrinsics; expected one K per camera"
     if viewmats.device.type == "meta":

@@ -41,7 +41,7 @@ def orbit(
         endpoint: Whether the last frame stands at `degrees`, or one step before it as a closed loop wants.
     """
     _one(start)
-    axis, centre = (torch.as_tensor(x).to(start.viewmats) for x in (up, target))
+    axis, centre = _vector(up, start), _vector(target, start)
     if not float(axis.norm()) > 0:
         raise GeometryError("orbit: the axis `up` has no length, so there is no direction to turn about")
     angle = math.radians(degrees) * _ramp(start, frames, endpoint=endpoint)
@@ -59,7 +59,7 @@ def move(start: Cameras, offset: Sequence[float], *, frames: int) -> Cameras:
     """Move in a straight line by `offset = (right, down, forward)`, in camera axes and world units."""
     _one(start)
     viewmats = start.viewmats.repeat(frames if frames > 0 else 0, 1, 1)
-    viewmats[:, :3, 3] -= _ramp(start, frames)[:, None] * torch.tensor(offset).to(viewmats)
+    viewmats[:, :3, 3] -= _ramp(start, frames)[:, None] * _vector(offset, start)
     return _path(start, viewmats)
 
 
@@ -71,7 +71,7 @@ def look_around(
     For a turn that comes back exactly, 0 -> 90 -> 0, use `there_and_back(look_around(start, degrees=90, ...))`.
     """
     _one(start)
-    axis = start.up[0] if up is None else torch.as_tensor(up).to(start.viewmats)
+    axis = start.up[0] if up is None else up
     return orbit(start, start.centers[0], axis, degrees=-degrees, frames=frames)
 
 
@@ -139,7 +139,8 @@ def resample(path: Cameras, *, frames: int, by: Literal["index", "distance"] = "
         return interpolate(path, u * (len(path) - 1))
     steps = path.centers.double().diff(dim=0).norm(dim=-1)
     length = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
-    if not float(length[-1]) > 0:
+    noise = 16 * len(path) * torch.finfo(path.viewmats.dtype).eps * float(path.centers.abs().max())
+    if float(length[-1]) <= noise:
         raise GeometryError("a path that does not move cannot be resampled by distance; use by='index'")
     want = u.double() * length[-1]
     i = (torch.searchsorted(length, want, right=True) - 1).clamp(0, len(steps) - 1)
@@ -216,6 +217,11 @@ def _ramp(like: Cameras, frames: int, *, endpoint: bool = True) -> Tensor:
     steps = max(frames - 1 if endpoint else frames, 1)
     ramp = torch.arange(frames, dtype=torch.float64) / steps
     return ramp.to(like.viewmats)
+
+
+def _vector(x: Sequence[float] | Tensor, like: Cameras) -> Tensor:
+    """Three numbers in the precision of `like`, without a detour through float32."""
+    return torch.as_tensor(x, dtype=like.viewmats.dtype, device=like.viewmats.device)
 
 
 def _path(start: Cameras, viewmats: Tensor) -> Cameras:
