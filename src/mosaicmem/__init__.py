@@ -1,1 +1,69 @@
-"""mosaicmem: spatial memory for video world models."""
+"""mosaicmem: spatial memory for video world models.
+
+The names below are the library's front door, loaded when they are first used, so that `import mosaicmem` costs
+nothing. Everything else is imported from its room: `mosaicmem.geometry.trajectories`, `mosaicmem.memory.editing`, ...
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mosaicmem.errors import MosaicMemError as MosaicMemError
+    from mosaicmem.geometry.cameras import Cameras as Cameras
+    from mosaicmem.geometry.cameras import look_at as look_at
+    from mosaicmem.geometry.token_grid import TokenGrid as TokenGrid
+    from mosaicmem.memory.lifting import LiftingConfig as LiftingConfig
+    from mosaicmem.memory.lifting import lift as lift
+    from mosaicmem.memory.mosaic import Mosaic as Mosaic
+    from mosaicmem.memory.patches import Keyframe as Keyframe
+    from mosaicmem.memory.retrieval import RetrievalConfig as RetrievalConfig
+    from mosaicmem.memory.retrieval import retrieve as retrieve
+    from mosaicmem.memory.store import PatchStore as PatchStore
+    from mosaicmem.models.conditioning import assemble as assemble
+    from mosaicmem.models.conditioning import canvas as canvas
+    from mosaicmem.models.synthetic import Compositor as Compositor
+    from mosaicmem.models.synthetic import PixelShuffleVAE as PixelShuffleVAE
+    from mosaicmem.models.taef2 import TAEF2 as TAEF2
+    from mosaicmem.ops.prope import make_cameras as make_cameras
+    from mosaicmem.ops.prope import prope_attention as prope_attention
+    from mosaicmem.ops.rope import rope_cos_sin as rope_cos_sin
+    from mosaicmem.ops.warped_latent import gather_cells as gather_cells
+    from mosaicmem.worlds.builder import make_scene as make_scene
+    from mosaicmem.worlds.scene import Scene as Scene
+
+_HOMES = {
+    "errors": ["MosaicMemError"],
+    "geometry.cameras": ["Cameras", "look_at"],
+    "geometry.token_grid": ["TokenGrid"],
+    "memory.lifting": ["LiftingConfig", "lift"],
+    "memory.mosaic": ["Mosaic"],
+    "memory.patches": ["Keyframe"],
+    "memory.retrieval": ["RetrievalConfig", "retrieve"],
+    "memory.store": ["PatchStore"],
+    "models.conditioning": ["assemble", "canvas"],
+    "models.synthetic": ["Compositor", "PixelShuffleVAE"],
+    "models.taef2": ["TAEF2"],
+    "ops.prope": ["make_cameras", "prope_attention"],
+    "ops.rope": ["rope_cos_sin"],
+    "ops.warped_latent": ["gather_cells"],
+    "worlds.builder": ["make_scene"],
+    "worlds.scene": ["Scene"],
+}
+_HOME = {name: f"mosaicmem.{module}" for module, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mosaicmem' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

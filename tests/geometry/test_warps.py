@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from mosaicmem.geometry.warps import (
 )
 
 
-def between(cameras: Cameras, src: int = 0, tgt: int = 1) -> dict[str, torch.Tensor]:
+def between(cameras: Cameras, src: int = 0, tgt: int = 1) -> dict[str, Any]:
     return {
         "K_src": cameras.Ks[src],
         "K_tgt": cameras.Ks[tgt],
@@ -90,7 +91,7 @@ def test_g3_a_step_to_the_right_moves_a_plane_to_the_left(pixels_moved: float, d
     path = move(start, (pixels_moved * depth / 300, 0, 0), frames=2)
     uv = pixels(start)
     landed, z = warp_pixels(uv, torch.full((len(uv),), depth).double(), **between(path))
-    torch.testing.assert_close(landed, uv - torch.tensor([pixels_moved, 0]).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(landed, uv - torch.tensor([pixels_moved, 0], dtype=torch.float64), atol=1e-9, rtol=0)
     torch.testing.assert_close(z, torch.full((len(uv),), depth).double())
 
 
@@ -260,9 +261,8 @@ def test_warp_equals_its_slow_twin(seed: int) -> None:
     uv, depth = 40 * torch.rand(6, 2, generator=rng, dtype=torch.float64), random_depth(rng, 6)
     landed, z = warp_pixels(uv, depth, **between(cameras))
     for k in range(6):
-        expected = reference.warp_pixel(
-            *uv[k].tolist(), float(depth[k]), *(m.tolist() for m in between(cameras).values())
-        )
+        K_src, K_tgt, tgt_from_src = (m.tolist() for m in between(cameras).values())
+        expected = reference.warp_pixel(float(uv[k, 0]), float(uv[k, 1]), float(depth[k]), K_src, K_tgt, tgt_from_src)
         assert [*landed[k].tolist(), float(z[k])] == pytest.approx(expected, rel=1e-9)
 
 
