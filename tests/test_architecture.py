@@ -43,8 +43,8 @@ AT_THE_TOP = {
     "models": {"safetensors"},
     "apps": {"PIL", "rich", "tyro", "yaml"},  # the table of commands loads one command at a time
 }
-"""Third-party packages that a room may import when it is loaded. All others (av, numba, OpenEXR, ...) are imported inside
-functions. Compiled kernels live in modules named `_kernels`, which load numba and are themselves loaded inside
+"""Third-party packages that a room may import when it is loaded. All others (av, numba, OpenEXR, ...) are imported
+inside functions. Compiled kernels live in modules named `_kernels`, which load numba and are themselves loaded inside
 functions."""
 
 
