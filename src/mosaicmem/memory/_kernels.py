@@ -2,17 +2,20 @@
 
 Geometry arrives as 3x4 pixel maps: `P` takes `d (u, v, 1)` of a source pixel to `z' (u', v', 1)` of the target by
 `P[:, :3] @ (d u, d v, d) + P[:, 3]`, and `Q` is the inverse map. Arithmetic is float64 at cells, float32 at patches.
+`no_type_check` keeps run-time shape checkers from wrapping what numba is to compile.
 """
 
 from __future__ import annotations
 
 import math
+from typing import no_type_check
 
 import numpy as np
 from numba import njit
 
 
 @njit(cache=True, inline="always")
+@no_type_check
 def _first_last(center: float, half: float, stride: float, count: int) -> tuple[int, int]:
     """Grid elements whose centres lie in `[center - half, center + half)`, clipped to the grid."""
     first = max(0, math.ceil((center - half) / stride - 0.5))
@@ -21,6 +24,7 @@ def _first_last(center: float, half: float, stride: float, count: int) -> tuple[
 
 
 @njit(cache=True)
+@no_type_check
 def pool_zbuffer(centers, radii, offsets, active, view, focal, principal, stride, near, max_half, zbuf):
     """Nearest patch depth per target token. `view` is `[3 4]` float32; `zbuf [m n]` starts at infinity."""
     m, n = zbuf.shape
@@ -43,6 +47,7 @@ def pool_zbuffer(centers, radii, offsets, active, view, focal, principal, stride
 
 
 @njit(cache=True)
+@no_type_check
 def pool_visible(
     centers, radii, offsets, active, view, focal, principal, stride, near, max_half, tau, zbuf, landed, seen
 ):
@@ -70,6 +75,7 @@ def pool_visible(
 
 
 @njit(cache=True)
+@no_type_check
 def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
     """Pick up to `limit` groups, each time the one that adds most; ties go to the earlier in `order`.
 
@@ -107,6 +113,7 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
 
 
 @njit(cache=True)
+@no_type_check
 def splat_cells(depth, valid, P, magnify, stride, near, rho_max, tau, zmin, hit, hit_depth, hit_rho):
     """Land every valid source cell in the target grid, with its true footprint, and z-buffer within the group.
 
@@ -160,6 +167,7 @@ def splat_cells(depth, valid, P, magnify, stride, near, rho_max, tau, zmin, hit,
 
 
 @njit(cache=True)
+@no_type_check
 def view_quality(zmin, depth, rho, tau, center, focal, principal, stride, theta, quality):
     """How well each group shows each cell: from 1/2 up to 1 for the same viewpoint, unmagnified; 0 if hidden.
 
@@ -189,6 +197,7 @@ def view_quality(zmin, depth, rho, tau, center, focal, principal, stride, theta,
 
 
 @njit(cache=True, inline="always")
+@no_type_check
 def _taps(depth, valid, x, y, z, tau):
     """Share of bilinear weight on cells that agree with depth `z` at latent coordinates (x, y), and their depth.
 
@@ -212,6 +221,7 @@ def _taps(depth, valid, x, y, z, tau):
 
 
 @njit(cache=True)
+@no_type_check
 def read_back(
     depth,
     valid,
@@ -223,26 +233,26 @@ def read_back(
     tau_surface,
     w_min,
     steps,
-    zlimit,
-    zmin,
+    hit,
     hit_depth,
     uv,
     source_z,
     refined,
     good,
 ):
-    """Find, for every target cell the group may own, the source position that shows what the cell sees.
+    """Find, for every target cell the group lands in, the source position that shows what the cell sees.
 
     From the z-buffered depth the ray of the target cell is followed to the group's own surface by fixed-point steps
     `D <- depth of the source surface under B(q, D), seen from the target`; `steps = 0` is one plain back-projection.
     A cell is good if at least `w_min` of the bilinear weight lies on valid taps that agree with the ray's depth within
-    `tau`, and the surface they interpolate does within `tau_surface`.
+    `tau`, and the surface they interpolate does within `tau_surface`: footprints are generous, this is strict. A ray
+    that misses the surface whose footprint it met goes on to whatever lies behind.
     """
-    h, w = zmin.shape
+    h, w = hit.shape
     for i in range(h):
         v = (i + 0.5) * stride
         for j in range(w):
-            if not zmin[i, j] <= zlimit[i, j]:
+            if hit[i, j] < 0:
                 continue
             u = (j + 0.5) * stride
             D = hit_depth[i, j]
@@ -268,6 +278,7 @@ def read_back(
 
 
 @njit(cache=True)
+@no_type_check
 def assign_owners(good, depth, quality, weight, tau, patch, min_cells, owner, source, covered):
     """Per token, rank groups by the quality they show in it, earlier pick first on ties; each cell takes the first.
 

@@ -111,7 +111,7 @@ class Group:
 
 
 def patch_points(group: Group) -> tuple[Float[Tensor, "q 3"], Float[Tensor, "q"], Tensor]:
-    """One world point per patch that has a valid cell: the cell whose depth is the patch's lower median.
+    """One world point per patch that has a valid cell: its centre at the lower median of its valid depths.
 
     Returns:
         points `[q 3]` float32 world positions, radius `[q]` half a patch's extent there in world units, and
@@ -123,13 +123,9 @@ def patch_points(group: Group) -> tuple[Float[Tensor, "q 3"], Float[Tensor, "q"]
     blocks = depth.reshape(m, p, n, p).permute(0, 2, 1, 3).reshape(m * n, p * p)
     count = blocks.isfinite().sum(-1)
     index = count.nonzero().squeeze(-1)
-    ordered, order = blocks[index].sort(dim=-1, stable=True)
     middle = ((count[index] - 1) // 2)[:, None]
-    z = ordered.gather(1, middle).squeeze(1)
-    cell = order.gather(1, middle).squeeze(1)
-    row = torch.div(index, n, rounding_mode="floor") * p + torch.div(cell, p, rounding_mode="floor")
-    col = (index % n) * p + cell % p
-    uv = (torch.stack([col, row], -1).double() + 0.5) * keyframe.stride
+    z = blocks[index].sort(dim=-1).values.gather(1, middle).squeeze(1)
+    uv = torch.stack([index % n, index // n], -1).double().add(0.5) * (p * keyframe.stride)
     K = keyframe.camera.Ks[0].double()
     xy = (uv - K[:2, 2]) / K.diagonal()[:2] * z[:, None]
     A = group.world_from_cam

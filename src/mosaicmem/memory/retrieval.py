@@ -195,7 +195,7 @@ class _View:
         if self.config.half_life is None:
             return np.ones(len(groups))
         age = np.array([max(0.0, self.now - self.store.group(g).keyframe.time) for g in groups])
-        return 0.5 ** (age / self.config.half_life)
+        return np.maximum(0.5 ** (age / self.config.half_life), 1e-9)  # however old, better than nothing
 
     def _order(self, groups: list[int]) -> Array:
         keys = [self.store.group(g).age_key for g in groups]
@@ -340,8 +340,6 @@ class _View:
 
         shape = (len(picks), *self.grid.cells)
         reading = _Reading(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_))
-        front = landing.zmin[picks].min(0, initial=np.inf)
-        limit = np.where(np.isfinite(front), (1 + self.config.tau) * front, -1.0)
         for slot, k in enumerate(picks):
             group = self.store.group(pool[k])
             _kernels.read_back(
@@ -355,8 +353,7 @@ class _View:
                 self.config.tau_surface,
                 self.config.min_weight,
                 self.config.refine_steps,
-                limit,
-                landing.zmin[k],
+                landing.hit[k],
                 landing.depth[k],
                 reading.uv[slot],
                 reading.source_z[slot],

@@ -1,0 +1,221 @@
+"""Retrieval again, slow and obvious: float64, every source cell against every target cell, no index, no cleverness.
+
+`retrieve_reference` is the definition; `mosaicmem.memory.retrieval` is the fast way to the same answer, and the tests
+hold one against the other. It shares no arithmetic with the kernels: points are lifted to the world and projected.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+
+from mosaicmem._shapes import Bool, Float, Int, Tensor
+from mosaicmem.geometry import se3
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.projection import project, unproject
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.memory.patches import Group
+from mosaicmem.memory.retrieval import RetrievalConfig
+from mosaicmem.memory.store import PatchStore
+
+
+class Landing(NamedTuple):
+    """A group's cells in a view, z-buffered by themselves; `[q]` runs over target cells in row order."""
+
+    zmin: Float[Tensor, "q"]
+    depth: Float[Tensor, "q"]
+    rho: Float[Tensor, "q"]
+    hit: Int[Tensor, "q"]
+
+
+class Reading(NamedTuple):
+    """A group read back along the view's rays."""
+
+    uv: Float[Tensor, "q 2"]
+    source_z: Float[Tensor, "q"]
+    depth: Float[Tensor, "q"]
+    good: Bool[Tensor, "q"]
+
+
+class ReferenceView(NamedTuple):
+    """One view's answer; as in `Mosaic`, with positions in the store and -1 for none."""
+
+    owner: Int[Tensor, "m n"]
+    source: Int[Tensor, "h w"]
+    source_uv: Float[Tensor, "h w 2"]
+    depth: Float[Tensor, "h w"]
+    covered: Bool[Tensor, "m n"]
+    picked: list[int]
+
+
+def source_scale(group: Group) -> float:
+    """How much an edit has scaled the group; 1 for a rigid one."""
+    return float(torch.linalg.det(group.world_from_cam[:3, :3]).abs() ** (1 / 3))
+
+
+def land(group: Group, view: Cameras, grid: TokenGrid, config: RetrievalConfig, near: float) -> Landing:
+    """R2 and R3 for one group, by testing all pairs of source and target cells."""
+    keyframe, camera = group.keyframe, group.keyframe.camera
+    source_grid = TokenGrid(camera.width, camera.height, keyframe.stride, keyframe.patch)
+    uv = source_grid.cell_centers(torch.float64).reshape(-1, 2)
+    d = keyframe.depth.double().reshape(-1)
+    world = se3.transform_points(group.world_from_cam, unproject(uv, d, camera.Ks[0]))
+    landing, z = project(se3.transform_points(view.viewmats[0], world), view.Ks[0])
+    focal = view.Ks[0].diagonal()[:2] / camera.Ks[0].diagonal()[:2]
+    rho = focal * (source_scale(group) * d / z)[:, None]
+    usable = group.valid.reshape(-1) & (z > near) & (rho.amax(-1) <= config.rho_max)
+    half = grid.stride / 2 * rho.clamp(1, config.rho_max)
+    target = grid.cell_centers(torch.float64).reshape(-1, 2)
+    low, high = (landing - half)[:, None], (landing + half)[:, None]
+    hits = usable[:, None] & ((target >= low) & (target < high)).all(-1)
+    depth = torch.where(hits, z[:, None], math.inf)
+    zmin = depth.amin(0)
+    distance = ((target - landing[:, None]) ** 2).sum(-1)
+    distance = torch.where(hits & (depth <= (1 + config.tau) * zmin), distance, math.inf)
+    tied = distance == distance.amin(0)
+    hit = torch.where(tied, depth, math.inf).argmin(0)
+    column = torch.arange(len(target))
+    found = zmin < math.inf
+    zero = torch.zeros_like(zmin)
+    return Landing(
+        zmin,
+        torch.where(found, depth[hit, column], zero),
+        torch.where(found, rho.amax(-1)[hit], zero),
+        torch.where(found, hit, -1),
+    )
+
+
+def quality(group: Group, landing: Landing, front: Tensor, view: Cameras, grid: TokenGrid, config: RetrievalConfig):
+    """`1/2 + 1/2 / ((1 + angle / view_angle) max(1, rho))` where the group is in front, else 0."""
+    uv = grid.cell_centers(torch.float64).reshape(-1, 2)
+    points = se3.transform_points(view.c2w[0], unproject(uv, landing.depth, view.Ks[0]))
+    to_view = torch.nn.functional.normalize(points - view.centers[0], dim=-1)
+    to_source = torch.nn.functional.normalize(points - group.world_from_cam[:3, 3], dim=-1)
+    angle = torch.rad2deg(2 * torch.atan2((to_view - to_source).norm(dim=-1), (to_view + to_source).norm(dim=-1)))
+    value = 0.5 + 0.5 / ((1 + angle / config.view_angle) * landing.rho.clamp(min=1))
+    shown = (landing.zmin < math.inf) & (landing.zmin <= (1 + config.tau) * front)
+    return torch.where(shown, value, torch.zeros_like(value))
+
+
+def pick(qualities: Tensor, weights: list[float], order: list[int], limit: int, gain_min: float) -> list[int]:
+    """R4: greedy facility location, looking at everything anew for every pick."""
+    shown = torch.zeros_like(qualities[0])
+    picks: list[int] = []
+    while len(picks) < limit:
+        gains = [float((qualities[k] - shown).clamp(min=0).sum()) for k in range(len(qualities))]
+        able = [k for k in order if k not in picks and gains[k] >= gain_min and gains[k] > 0]
+        if not able:
+            break
+        best = max(able, key=lambda k: gains[k] * weights[k])
+        picks.append(best)
+        shown = torch.maximum(shown, qualities[best])
+    return picks
+
+
+def read(group: Group, landing: Landing, view: Cameras, grid: TokenGrid, config, near: float) -> Reading:
+    """R5: back-project every target cell, look at the four source cells around it, move to their surface, repeat."""
+    keyframe = group.keyframe
+    K = keyframe.camera.Ks[0]
+    cam_from_world = torch.linalg.inv(group.world_from_cam)
+    target = grid.cell_centers(torch.float64).reshape(-1, 2)
+    D = landing.depth.clone()
+    alive = landing.hit >= 0
+    for step in range(config.refine_steps + 1):
+        world = se3.transform_points(view.c2w[0], unproject(target, D, view.Ks[0]))
+        uv, z = project(se3.transform_points(cam_from_world, world), K)
+        total, surface = taps(keyframe.depth.double(), group.valid, uv / keyframe.stride - 0.5, z, config.tau)
+        alive = alive & (z > 0) & (total >= config.min_weight)
+        if step == config.refine_steps:
+            return Reading(uv, z, D, alive & ((surface - z).abs() <= config.tau_surface * z))
+        world = se3.transform_points(group.world_from_cam, unproject(uv, surface, K))
+        moved = se3.transform_points(view.viewmats[0], world)[:, 2]
+        alive = alive & (moved > near)
+        D = torch.where(alive, moved, D)
+    raise AssertionError("unreachable")
+
+
+def taps(depth: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Bilinear weight on the agreeing cells around each `xy`, and their depth averaged as inverse."""
+    h, w = depth.shape
+    corner = xy.floor()
+    total, inverse = torch.zeros_like(z), torch.zeros_like(z)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            col, row = corner[:, 0].nan_to_num().long() + dx, corner[:, 1].nan_to_num().long() + dy
+            inside = (row >= 0) & (col >= 0) & (row < h) & (col < w)
+            row, col = row.clamp(0, h - 1), col.clamp(0, w - 1)
+            d = depth[row, col]
+            counted = inside & valid[row, col] & ((d - z).abs() <= tau * z)
+            weight = (1 - (xy[:, 0] - corner[:, 0] - dx).abs()) * (1 - (xy[:, 1] - corner[:, 1] - dy).abs())
+            total += torch.where(counted, weight, 0.0)
+            inverse += torch.where(counted, weight / d, 0.0)
+    return total, torch.where(inverse > 0, total / inverse, 1.0)
+
+
+def retrieve_reference(
+    store: PatchStore, view: Cameras, grid: TokenGrid, config: RetrievalConfig | None = None, now: float | None = None
+) -> ReferenceView:
+    """One view of a store of at most `config.pool` groups (more would need the thinning that only speed asks for)."""
+    config = config or RetrievalConfig()
+    view = view.to(dtype=torch.float64)
+    (h, w), (m, n), p = grid.cells, grid.tokens, grid.patch
+    near = config.near * store.scale
+    groups = list(store)
+    if now is None:
+        now = max((g.keyframe.time for g in groups), default=0.0)
+    owner, source = torch.full((m, n), -1), torch.full((h, w), -1)
+    uv, depth = torch.zeros(h, w, 2, dtype=torch.float64), torch.zeros(h, w, dtype=torch.float64)
+    covered = torch.zeros(m, n, dtype=torch.bool)
+    if not groups:
+        return ReferenceView(owner, source, uv, depth, covered, [])
+    landings = [land(g, view, grid, config, near) for g in groups]
+    front = torch.stack([x.zmin for x in landings]).amin(0)
+    qualities = torch.stack([quality(g, x, front, view, grid, config) for g, x in zip(groups, landings, strict=True)])
+    ages = [max(0.0, now - g.keyframe.time) for g in groups]
+    weights = [1.0 if config.half_life is None else 0.5 ** (age / config.half_life) for age in ages]
+    order = sorted(range(len(groups)), key=lambda k: groups[k].age_key, reverse=config.prefer == "newer")
+    picks = pick(qualities, weights, order, config.max_sources, config.gain_min * h * w)
+    readings = [read(groups[k], landings[k], view, grid, config, near) for k in picks]
+    for ti in range(m):
+        for tj in range(n):
+            cells = [(ti * p + a) * w + tj * p + b for a in range(p) for b in range(p)]
+            able: dict[int, list[int]] = {}
+            for q in cells:
+                good = [k for k in range(len(picks)) if readings[k].good[q]]
+                nearest = min((float(readings[k].depth[q]) for k in good), default=math.inf)
+                able[q] = [k for k in good if float(readings[k].depth[q]) <= (1 + config.tau) * nearest]
+            votes = [
+                sum(weights[picks[k]] * float(qualities[picks[k], q]) for q in cells if k in able[q])
+                for k in range(len(picks))
+            ]
+            rank = sorted(range(len(picks)), key=lambda k: -votes[k])
+            served = 0
+            for q in cells:
+                best = next((k for k in rank if k in able[q]), None)
+                if best is not None:
+                    i, j = divmod(q, w)
+                    served += 1
+                    source[i, j] = picks[best]
+                    uv[i, j], depth[i, j] = readings[best].uv[q], readings[best].depth[q]
+            if served >= max(1, math.ceil(config.min_cells * p * p)):
+                covered[ti, tj], owner[ti, tj] = True, picks[rank[0]]
+    return ReferenceView(owner, source, uv, depth, covered, picks)
+
+
+def pool_reference(store: PatchStore, view: Cameras, grid: TokenGrid, config: RetrievalConfig) -> Bool[Tensor, "g q"]:
+    """What each group shows of each token, on one point per patch, by testing all pairs; float64."""
+    view = view.to(dtype=torch.float64)
+    near = config.near * store.scale
+    uv, z = project(se3.transform_points(view.viewmats[0], store.centers.double()), view.Ks[0])
+    s = grid.token_stride
+    half = (store.radii.double() * view.Ks[0, 0, 0] / z).clamp(s / 2, config.rho_max * s / 2)[:, None]
+    tokens = grid.token_centers(torch.float64).reshape(-1, 2)
+    hits = (z > near)[:, None] & ((tokens >= (uv - half)[:, None]) & (tokens < (uv + half)[:, None])).all(-1)  # [q t]
+    zbuf = torch.where(hits, z[:, None], math.inf).amin(0)
+    front = (z - store.radii.double())[:, None]
+    seen = hits & (front <= (1 + 2 * config.tau) * zbuf)
+    offsets = store.offsets
+    return torch.stack([seen[a:b].any(0) for a, b in itertools.pairwise(offsets)])

@@ -1,0 +1,93 @@
+"""Depth hygiene: unknown stays unknown, edges do not fly, slanted surfaces survive."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.memory.scenes import camera
+
+from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.geometry.projection import pixel_centers
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.memory import Keyframe, LiftingConfig, lift
+
+GRID = TokenGrid(64, 32, stride=4, patch=2)
+
+
+def lifted(depth: torch.Tensor, config: LiftingConfig | None = None, **kw: object) -> Keyframe:
+    return lift(torch.zeros(1, *GRID.cells), depth, camera(GRID), GRID, config=config, **kw)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), -float("inf")])
+def test_unknown_depth_is_unknown(bad: float) -> None:
+    depth = torch.full((32, 64), 3.0)
+    depth[:, :20] = bad
+    keyframe = lifted(depth)
+    assert not bool(keyframe.valid[:, :5].any()) and bool(keyframe.valid[:, 5:].all())
+    assert bool((keyframe.depth[:, :5] == 0).all())
+
+
+def test_depth_of_a_cell_is_the_pixel_under_its_centre_never_an_average() -> None:
+    depth = torch.arange(32 * 64, dtype=torch.float32).reshape(32, 64) + 1
+    keyframe = lifted(depth, LiftingConfig(near=0, flying_ratio=0))
+    assert float(keyframe.depth[2, 3]) == float(depth[2 * 4 + 2, 3 * 4 + 2])
+    assert set(keyframe.depth.flatten().tolist()) <= set(depth.flatten().tolist())
+
+
+@given(st.floats(1, 3), st.floats(1.3, 5), st.floats(0.2, 0.8), st.integers(8, 56))
+def test_edges_do_not_fly(near: float, ratio: float, blend: float, column: int) -> None:
+    """A sensor blends front and back along an edge; the blend is a surface that exists nowhere."""
+    depth = torch.full((32, 64), near)
+    depth[:, column:] = near * ratio
+    depth[:, column] = near * (1 + blend * (ratio - 1))
+    grid = TokenGrid(64, 32, stride=1, patch=2)
+    keyframe = lift(torch.zeros(1, 32, 64), depth, camera(grid), grid)
+    away_from_both = near * 1.05 < float(depth[0, column]) < near * ratio / 1.05
+    inverse, mean = 1 / float(depth[0, column]), (1 + 1 / ratio) / near / 2
+    even = abs(inverse - mean) < 0.1 * inverse  # indistinguishable from a plane seen at a slant
+    if away_from_both and not even:
+        assert not bool(keyframe.valid[:, column].any())
+        off = lift(torch.zeros(1, 32, 64), depth, camera(grid), grid, config=LiftingConfig(flying_ratio=0))
+        assert bool(off.valid[:, column].all()), "negative control: without the test the blend is kept"
+    assert bool(keyframe.valid[:, : column - 1].all()) and bool(keyframe.valid[:, column + 2 :].all())
+
+
+@given(st.floats(-1.2, 1.2), st.floats(-0.8, 0.8))
+def test_slanted_planes_are_kept_whole(tilt_x: float, tilt_y: float) -> None:
+    uv = pixel_centers(64, 32)
+    inverse = 0.5 * (1 + tilt_x * (uv[..., 0] - 32) / 100 + tilt_y * (uv[..., 1] - 16) / 100)
+    assert bool(lifted(1 / inverse).valid.all())
+
+
+def test_strict_edges_drop_both_sides() -> None:
+    depth = torch.full((32, 64), 2.0)
+    depth[:, 32:] = 4.0
+    grid = TokenGrid(64, 32, stride=1, patch=2)
+    strict = lift(torch.zeros(1, 32, 64), depth, camera(grid), grid, config=LiftingConfig(edge_ratio=1.3))
+    assert not bool(strict.valid[:, 31:33].any()) and bool(strict.valid[:, :31].all() & strict.valid[:, 33:].all())
+    wide = lift(torch.zeros(1, 32, 64), depth, camera(grid), grid, config=LiftingConfig(edge_ratio=1.3, edge_spacing=6))
+    assert not bool(wide.valid[:, 26:38].any()) and bool(wide.valid[:, :26].all())
+
+
+def test_near_confidence_and_exclusion() -> None:
+    depth = torch.full((32, 64), 3.0)
+    depth[:4] = 0.01
+    assert not bool(lifted(depth).valid[0].any())
+    assert bool(lifted(depth, LiftingConfig(near=0, flying_ratio=0)).valid[0].all())
+    confidence = torch.linspace(0, 1, 64).expand(32, 64)
+    kept = lifted(torch.full((32, 64), 3.0), confidence=confidence).valid
+    assert not bool(kept[:, 0].any()) and bool(kept[:, -1].all())
+    share = lifted(torch.full((32, 64), 3.0), LiftingConfig(confidence_percentile=50), confidence=confidence).valid
+    assert 0.4 < float(share.double().mean()) < 0.6
+    exclude = torch.zeros(32, 64, dtype=torch.bool)
+    exclude[:, :32] = True
+    assert not bool(lifted(torch.full((32, 64), 3.0), exclude=exclude).valid[:, :8].any())
+
+
+def test_errors_say_what_came_and_what_was_expected() -> None:
+    with pytest.raises(GeometryError, match="depth is 10x32, expected the grid's 64x32"):
+        lifted(torch.ones(32, 10))
+    with pytest.raises(ConfigError, match=r"near = -1.*edge_spacing = 0"):
+        LiftingConfig(near=-1, edge_spacing=0)
