@@ -255,13 +255,15 @@ class _View:
         picked = np.zeros(len(active), np.bool_)
         gains = np.zeros(len(active))
         weights, order = self._weights(groups), self._order(groups)
-        chosen = _kernels.greedy_cover(
-            seen.astype(np.float32), weights, order, self.config.pool, 1.0, picked, gains
-        ).tolist()
-        # once everything is covered the rest of the pool goes to those that show most, for sharper choices per cell
-        total = seen.sum(1) * weights
-        spare = [k for k in sorted(order.tolist(), key=lambda k: -total[k]) if not picked[k] and total[k] > 0]
-        chosen += spare[: self.config.pool - len(chosen)]
+        shows = seen.astype(np.float32)
+        chosen: list[int] = []
+        while len(chosen) < self.config.pool:  # cover everything once, then again: a token is not all of its cells
+            room = self.config.pool - len(chosen)
+            again = _kernels.greedy_cover(shows, weights, order, room, 1.0, picked, gains).tolist()
+            if not again:
+                break
+            chosen += again
+        total = seen.any(1)
         chosen_set = set(chosen)
         for k, g in enumerate(groups):
             if k not in chosen_set:
