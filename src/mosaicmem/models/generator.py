@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.geometry.cameras import Cameras
@@ -37,6 +37,7 @@ class WindowRequest:
     prompt: str = ""
 
 
+@runtime_checkable
 class Generator(Protocol):
     """Turns a `WindowRequest` into latents."""
 

@@ -84,13 +84,15 @@ class Compositor:
         use_memory: False gives the no-memory baseline: retrieval sees only the last frame, pushed into the new view by
             that frame's own depth. What has left the view is gone, as for a generator that is conditioned on its last
             frame and the camera. It is not "copy the last frame", which would not follow the camera.
+        invents: Whether its fills are remembered as if they were content, where their depth is known. Then a hole
+            that was filled once looks the same ever after.
     """
 
     use_memory: bool = True
+    invents: bool = False
 
     name = "compositor"
     label = LABEL
-    invents = False
 
     def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:
         """The canvas with its holes filled; equal requests give equal bits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -10,6 +10,7 @@ from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import GeometryError
 
 
+@runtime_checkable
 class VAE(Protocol):
     """Frames in [-1, 1] to latents and back.
 

@@ -1,0 +1,267 @@
+"""The whole generator: `rollout_step(models, state, cameras) -> (state, event)`, and the loop around it.
+
+One window: retrieve, condition, generate, decode, give depth to the new keyframes, lift, insert. `n` poses give
+exactly `n` new frames, however they are cut into windows; every window starts from the last frame of the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mosaicmem._shapes import Float, Tensor
+from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.generation.backend import Models
+from mosaicmem.generation.clock import Clock
+from mosaicmem.generation.events import RolloutEvent, StoreStatistics
+from mosaicmem.generation.keyframes import KeyframeConfig, context_of, window_depth, write_keyframes
+from mosaicmem.generation.noise import frame_noise
+from mosaicmem.generation.state import RolloutState
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.memory.mosaic import Mosaic
+from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
+from mosaicmem.memory.store import PatchStore
+from mosaicmem.models.conditioning import Alignment, assemble, canvas
+from mosaicmem.models.generator import WindowRequest
+
+MAX_SCENE_STEP = 3.0  # |t| / s of a window beyond which attention to cameras degrades
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How a rollout runs.
+
+    Attributes:
+        alignment: How memory tokens are read: `rope`, `latent` or `mixture`.
+        retrieval: How memory is asked.
+        keyframes: What of the new frames enters memory.
+        show_mosaic: Decode what memory showed for the event; costs one more decoding a window.
+    """
+
+    alignment: Alignment = "mixture"
+    retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+    keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    show_mosaic: bool = True
+
+
+class Window(NamedTuple):
+    """Cameras of one window, the anchor's first; `fresh` counts the frames that are handed out."""
+
+    cameras: Cameras
+    first: int  # global index of cameras[0]
+    fresh: int
+
+
+def rollout(
+    models: Models, state: RolloutState, cameras: Cameras, window: int = 17, config: RolloutConfig | None = None
+) -> Iterator[tuple[RolloutState, RolloutEvent]]:
+    """Generate a frame for every pose, window by window; the events' frames add up to exactly `len(cameras)`.
+
+    Args:
+        models: What generates.
+        state: Where to go on from.
+        cameras: The path. If it begins at the camera of a given first frame that has not been handed out yet, that
+            frame is its first one; otherwise its first pose follows the state's last frame.
+        window: Frames of a window with its anchor; must be 1 + a multiple of the VAE's temporal stride.
+
+    Raises:
+        ConfigError: if `window` does not fit; the message names the nearest sizes that do.
+        GeometryError: if the cameras' image size is not the state's.
+    """
+    check_window(window, models.vae.temporal)
+    start = 0
+    while start < len(cameras):
+        given = _starts_at_anchor(state, cameras[start])
+        count = window if given else window - 1
+        state, event = rollout_step(models, state, cameras[start : start + count], config)
+        start += len(event.frames)
+        yield state, event
+
+
+def rollout_step(
+    models: Models, state: RolloutState, cameras: Cameras, config: RolloutConfig | None = None
+) -> tuple[RolloutState, RolloutEvent]:
+    """One window: `len(cameras)` new frames that follow the state's last frame (see `rollout` for the first one).
+
+    Raises:
+        GeometryError: on no cameras, or cameras of another image size than the state's.
+    """
+    config = config or RolloutConfig()
+    window = _window(state, cameras)
+    clock = Clock()
+    memory = _memory(models, state)
+    index = state.grid.frames_of_latents(len(window.cameras))[1:, -1]
+    numbers = (window.first + index).tolist()
+    with clock("retrieve"):
+        mosaic = retrieve(memory, window.cameras[index], state.grid, config.retrieval)
+        request = _request(models, state, window.cameras, numbers, mosaic, memory, config)
+    with clock("denoise"):
+        latents = models.generator.generate(request)
+    with clock("decode"):
+        clip = torch.cat([state.anchor[None], latents]).transpose(0, 1)[None]
+        frames = models.vae.decode_video(clip)[0].transpose(0, 1)[: len(window.cameras)]
+        # the given frame itself, not its reconstruction
+        frames = torch.cat([state.last_frame[None], frames[1:]])
+    with clock("depth"):
+        depth = window_depth(models, state, frames[index], mosaic.cameras, mosaic)
+    store, written = write_keyframes(
+        models, state, frames[index], mosaic.cameras, numbers, depth, mosaic, config.keyframes, clock
+    )
+    new = replace(state, store=store, anchor_pending=False, depth_scale=depth.scale)
+    if numbers:
+        with clock("lift"):
+            new = _move_anchor(models, new, frames[-1], window.cameras, numbers[-1], depth.depth[-1], config)
+    with clock("show"):
+        pictures = _pictures(models, request, config.show_mosaic)
+    event = RolloutEvent(
+        frames_u8=to_u8(frames[-window.fresh :]),
+        frames=np.arange(new.next_frame - window.fresh, new.next_frame),
+        mosaic_u8=pictures,
+        mosaic_frames=np.array(numbers, np.int64),
+        mosaic_coverage=mosaic.coverage.numpy(),
+        coverage=_frame_coverage(state, mosaic, len(window.cameras))[-window.fresh :],
+        written=written,
+        timings=clock.seconds,
+        store=statistics(store),
+        label=models.label,
+        prompt=state.prompt,
+        tokens=len(request.tokens),
+        depth_source=depth.source,
+        warnings=_warnings(request),
+    )
+    return new, event
+
+
+def check_window(window: int, temporal: int) -> None:
+    """Raise `ConfigError` unless `window` is at least 2 and 1 + a multiple of `temporal`."""
+    if window >= 2 and (window - 1) % temporal == 0:
+        return
+    below = max(1, (window - 1) // temporal) * temporal + 1
+    raise ConfigError(
+        f"a window of {window} frames does not fit a VAE with {temporal} frames per latent; "
+        f"expected 1 + a multiple of {temporal}, such as {below} or {below + temporal}"
+    )
+
+
+def to_u8(frames: Float[Tensor, "n 3 H W"]) -> np.ndarray:
+    """`[n H W 3]` uint8 of frames in [-1, 1], rounded."""
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def from_u8(frames_u8: np.ndarray) -> Float[Tensor, "n 3 H W"]:
+    """Frames in [-1, 1] of `[n H W 3]` uint8; `to_u8` gives the same bytes back."""
+    return torch.from_numpy(np.ascontiguousarray(frames_u8)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def statistics(store: PatchStore) -> StoreStatistics:
+    """How much a store holds. A keyframe that several groups share is counted once in `bytes`."""
+    keyframes = {id(group.keyframe): group.keyframe for group in store}
+    tensors = [t for k in keyframes.values() for t in (k.latents, k.depth, k.valid, k.confidence)]
+    masks = [group.mask for group in store if group.mask is not None]
+    return StoreStatistics(len(store), store.num_patches, sum(t.numel() * t.element_size() for t in tensors + masks))
+
+
+def _starts_at_anchor(state: RolloutState, camera: Cameras) -> bool:
+    same = state.anchor_pending and torch.allclose(camera.viewmats.double(), state.camera.viewmats, atol=1e-9)
+    return same and torch.allclose(camera.Ks.double(), state.camera.Ks, atol=1e-6)
+
+
+def _window(state: RolloutState, cameras: Cameras) -> Window:
+    if not len(cameras):
+        raise GeometryError("a window needs at least one camera")
+    if (cameras.width, cameras.height) != (state.grid.width, state.grid.height):
+        raise GeometryError(
+            f"cameras have {cameras.width}x{cameras.height} pixels, the rollout {state.grid.width}x"
+            f"{state.grid.height}; use cameras.resized()"
+        )
+    cameras = cameras.to(dtype=torch.float64, device="cpu")
+    if _starts_at_anchor(state, cameras[0]):
+        return Window(cameras, state.next_frame - 1, len(cameras))
+    return Window(Cameras.cat([state.camera, cameras]), state.next_frame - 1, len(cameras))
+
+
+def _memory(models: Models, state: RolloutState) -> PatchStore:
+    """Long-term memory, or for the no-memory baseline the last frame alone."""
+    if models.generator.use_memory:
+        return state.store
+    return PatchStore.empty() if state.context is None else PatchStore.empty().insert(state.context)
+
+
+def _request(
+    models: Models,
+    state: RolloutState,
+    cameras: Cameras,
+    numbers: list[int],
+    mosaic: Mosaic,
+    memory: PatchStore,
+    config: RolloutConfig,
+) -> WindowRequest:
+    picture, good = canvas(memory, mosaic, config.retrieval.tau)
+    if not len(memory):
+        picture = torch.zeros(len(mosaic), *state.anchor.shape)
+    return WindowRequest(
+        anchor=state.anchor,
+        canvas=picture.to(state.anchor.dtype),
+        good=good,
+        tokens=assemble(memory, mosaic, config.alignment, first_latent=1, tau=config.retrieval.tau),
+        cameras=cameras.recentred().scaled(1 / state.scale),
+        noise=frame_noise(state.seed, numbers, tuple(state.anchor.shape)),
+        grid=state.grid,
+        prompt=state.prompt,
+    )
+
+
+def _move_anchor(
+    models: Models,
+    state: RolloutState,
+    frame: Tensor,
+    cameras: Cameras,
+    number: int,
+    depth: Tensor,
+    config: RolloutConfig,
+) -> RolloutState:
+    anchor = models.vae.encode_image(frame[None])[0]
+    camera = cameras[len(cameras) - 1]
+    return replace(
+        state,
+        last_frame=frame,
+        anchor=anchor,
+        camera=camera,
+        context=context_of(state, anchor, depth, camera, number, config.keyframes.lifting),
+        next_frame=number + 1,
+    )
+
+
+def _pictures(models: Models, request: WindowRequest, wanted: bool) -> np.ndarray:
+    """What memory showed, with diagonal hatching where it showed nothing."""
+    grid = request.grid
+    if not wanted or not len(request.canvas):
+        return np.zeros((0, grid.height, grid.width, 3), np.uint8)
+    pictures = to_u8(models.vae.decode_image(request.canvas))
+    holes = ~request.good.repeat_interleave(grid.stride, 1).repeat_interleave(grid.stride, 2).numpy()
+    y, x = np.mgrid[: grid.height, : grid.width]
+    period = max(4, grid.width // 16)
+    hatch = np.where(((x + y) % period < period / 2)[..., None], np.uint8(58), np.uint8(34))
+    return np.where(holes[..., None], hatch, pictures)
+
+
+def _frame_coverage(state: RolloutState, mosaic: Mosaic, count: int) -> np.ndarray:
+    """Coverage of the latent of every frame of the window, the anchor's first."""
+    latent_of = np.zeros(count, np.int64)
+    for l, raw in enumerate(state.grid.frames_of_latents(count).tolist()):
+        latent_of[raw] = l
+    return np.concatenate([[1.0], mosaic.coverage.numpy()])[latent_of]
+
+
+def _warnings(request: WindowRequest) -> tuple[str, ...]:
+    reach = float(request.cameras.centers.norm(dim=-1).max())
+    if reach <= MAX_SCENE_STEP:
+        return ()
+    return (
+        f"the path goes {reach:.1f} scene units (median depths of the first frame) away within one window, more than "
+        f"{MAX_SCENE_STEP:g}; is its unit of length that of the depth?",
+    )

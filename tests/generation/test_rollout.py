@@ -1,0 +1,386 @@
+"""Rollouts of the compositor before a painted wall, where the true picture of every camera is known."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mosaicmem.errors import ConfigError, GeometryError, InputError, MissingWeightsError
+from mosaicmem.evaluation.metrics import psnr
+from mosaicmem.generation.backend import Models, load_models
+from mosaicmem.generation.events import STAGES, RolloutEvent
+from mosaicmem.generation.keyframes import KeyframeConfig
+from mosaicmem.generation.noise import frame_noise
+from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout, rollout_step, to_u8
+from mosaicmem.generation.state import RolloutState, enter, observe, start
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.projection import pixel_centers
+from mosaicmem.memory.lifting import LiftingConfig
+from mosaicmem.models.generator import WindowRequest
+from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
+
+W, H, WALL = 32, 24, 4.0
+SYNTHETIC = Models(PixelShuffleVAE(), Compositor())
+
+
+def _path(xs: list[float]) -> Cameras:
+    """Cameras at (x, 0, 0) looking along +z, f = W."""
+    viewmats = torch.eye(4, dtype=torch.float64).repeat(len(xs), 1, 1)
+    viewmats[:, 0, 3] = -torch.tensor(xs, dtype=torch.float64)
+    return Cameras.from_fov(viewmats, W, H)
+
+
+def _paint(cameras: Cameras) -> torch.Tensor:
+    """The wall at z = 4, painted with slow waves; exact for sideways cameras."""
+    uv = pixel_centers(W, H, dtype=torch.float64)
+    x = (uv[..., 0] - W / 2) / W * WALL + cameras.centers[:, 0, None, None]
+    y = ((uv[..., 1] - H / 2) / W * WALL).expand_as(x)
+    return torch.stack([torch.sin(1.3 * x + y), torch.cos(0.9 * x - y), torch.sin(0.5 * x * y)], 1).float()
+
+
+def _wall(n: int) -> torch.Tensor:
+    return torch.full((n, H, W), WALL)
+
+
+def _started(models: Models = SYNTHETIC, x: float = 0.0, **kwargs) -> RolloutState:
+    camera = _path([x])
+    return start(models, _paint(camera)[0], camera, _wall(1)[0], **kwargs)
+
+
+def _run(models: Models, state: RolloutState, cameras: Cameras, **kwargs) -> tuple[RolloutState, list[RolloutEvent]]:
+    steps = list(rollout(models, state, cameras, **kwargs))
+    return steps[-1][0], [event for _, event in steps]
+
+
+def _frames(events: list[RolloutEvent]) -> np.ndarray:
+    return np.concatenate([event.frames_u8 for event in events])
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    depth: torch.Tensor
+    confidence: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _WallDepth:
+    """The true depth of the wall times a factor; unknown in the top rows."""
+
+    factor: float = 1.0
+    blind_rows: int = 0
+
+    def estimate(self, frames: torch.Tensor, cameras: Cameras) -> _Estimate:
+        depth = _wall(len(frames)) * self.factor
+        depth[:, : self.blind_rows] = 0
+        return _Estimate(depth)
+
+
+@settings(max_examples=25)
+@given(st.integers(1, 13), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.booleans())
+def test_n_poses_give_exactly_n_consecutive_frames(n, groups, temporal, at_anchor):
+    models = Models(PixelShuffleVAE(1, temporal), Compositor())
+    xs = [0.0 if at_anchor else 0.05] + [0.05 * i for i in range(1, n)]
+    state, events = _run(models, _started(models), _path(xs), window=1 + groups * temporal)
+    frames = _frames(events)
+    assert frames.shape == (n, H, W, 3)
+    first = 0 if at_anchor else 1
+    assert np.concatenate([e.frames for e in events]).tolist() == list(range(first, first + n))
+    assert state.next_frame == first + n
+    assert all(len(e.coverage) == len(e.frames_u8) for e in events)
+    assert torch.equal(to_t(frames[-1]), to_t(to_u8(state.last_frame[None])[0]))
+
+
+def to_t(frame: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(frame))
+
+
+def test_a_path_that_begins_at_the_given_frame_hands_it_out_unchanged_once():
+    state = _started()
+    image = to_u8(state.last_frame[None])[0]
+    state, events = _run(SYNTHETIC, state, _path([0.0, 0.1, 0.2]))
+    assert np.array_equal(events[0].frames_u8[0], image)
+    assert events[0].coverage[0] == 1
+    _, again = _run(SYNTHETIC, replace(state, camera=_path([0.0])), _path([0.0]))
+    assert again[0].frames.tolist() == [3]
+
+
+def test_cutting_into_other_windows_changes_no_pixel():
+    cameras = _path([0.1 * i for i in range(9)])
+    whole = _frames(_run(SYNTHETIC, _started(), cameras, window=9)[1])
+    for window in (2, 4, 5):
+        assert np.array_equal(whole, _frames(_run(SYNTHETIC, _started(), cameras, window=window)[1]))
+
+
+def test_equal_seeds_give_equal_bits_and_the_given_state_is_left_alone():
+    state = _started()
+    cameras = _path([0.1, 0.4, 0.9])
+    models = replace(SYNTHETIC, generator=Compositor(invents=True), depth=_WallDepth())
+    runs = [_run(models, state, cameras) for _ in range(2)]
+    assert np.array_equal(_frames(runs[0][1]), _frames(runs[1][1]))
+    assert torch.equal(runs[0][0].store.centers, runs[1][0].store.centers)
+    assert len(runs[0][0].store) > len(state.store) == 1
+
+
+def test_memory_brings_back_what_had_left_the_view():
+    """Out to where the start is no longer seen, and back: with memory the start reappears, without it is gone."""
+    out, back = [0.5 * i for i in range(1, 10)], [4.5 - 0.5 * i for i in range(1, 10)]
+    scores = {}
+    for use_memory in (True, False):
+        models = Models(PixelShuffleVAE(), Compositor(use_memory))
+        state = _started(models)
+        state = observe(models, state, _paint(_path(out)), _path(out), _wall(len(out)))
+        _, events = _run(models, state, _path(back), window=4)
+        scores[use_memory] = float(psnr(from_u8(_frames(events)[-1:]), _paint(_path([0.0]))))
+        assert (events[-1].coverage[-1] > 0.99) == use_memory
+    assert scores[True] > 30
+    assert scores[True] > scores[False] + 10
+
+
+def test_the_baseline_without_memory_still_follows_the_camera():
+    models = Models(PixelShuffleVAE(), Compositor(use_memory=False))
+    pixel = WALL / W
+    _, events = _run(models, _started(models), _path([4 * pixel]))
+    frame, before = from_u8(events[0].frames_u8), _paint(_path([0.0]))
+    assert torch.allclose(frame[..., :-4], before[..., 4:], atol=0.02)
+
+
+def test_holes_are_filled_smoothly_and_counted():
+    _, event = rollout_step(SYNTHETIC, _started(), _path([1.0]))
+    assert event.coverage.tolist() == event.mosaic_coverage.tolist() == [pytest.approx(0.75, abs=0.02)]
+    assert event.frames_u8.std() > 10
+    hole = event.mosaic_u8[0, :, -6:]
+    assert set(np.unique(hole)) == {34, 58}
+    assert event.tokens == (12 * 12)  # the 4 token columns of 16 on the right are holes
+    assert not rollout_step(SYNTHETIC, _started(), _path([1.0]), RolloutConfig(show_mosaic=False))[1].mosaic_u8.size
+
+
+def test_nothing_known_holds_the_last_frame():
+    camera = _path([0.0])
+    state = start(SYNTHETIC, _paint(camera)[0], camera)
+    assert len(state.store) == 0
+    state, event = rollout_step(SYNTHETIC, state, _path([0.3, 0.6]))
+    assert event.coverage.tolist() == [0, 0]
+    assert event.depth_source == "none"
+    assert event.tokens == 0
+    assert np.array_equal(event.frames_u8[1], to_u8(_paint(camera))[0])
+
+
+def test_depth_is_never_invented():
+    """Without an estimator only what memory rendered has depth, so nothing new is ever written."""
+    models = replace(SYNTHETIC, generator=Compositor(invents=True))
+    state, event = rollout_step(models, _started(), _path([1.0]))
+    assert (event.depth_source, event.written, len(state.store)) == ("memory", (), 1)
+    assert state.context is not None
+    unseen = state.context.depth == 0
+    assert not state.context.valid[unseen].any()
+    assert unseen.double().mean() == pytest.approx(0.25, abs=0.02)
+    assert torch.allclose(state.context.depth[~unseen], torch.tensor(WALL))
+
+
+def test_a_fill_is_remembered_only_by_a_generator_that_invents():
+    for invents, written in ((True, (1,)), (False, ())):
+        models = Models(PixelShuffleVAE(), Compositor(invents=invents), _WallDepth())
+        _, event = rollout_step(models, _started(), _path([1.0]))
+        assert event.written == written
+    for off in (KeyframeConfig(write=False), KeyframeConfig(interval=0), KeyframeConfig(min_novel=0.5)):
+        models = Models(PixelShuffleVAE(), Compositor(invents=True), _WallDepth())
+        assert not rollout_step(models, _started(), _path([1.0]), RolloutConfig(keyframes=off))[1].written
+
+
+@pytest.mark.parametrize("factor", [0.4, 1.0, 1.7])
+def test_estimated_depth_is_brought_to_the_scale_of_memory(factor):
+    models = Models(PixelShuffleVAE(), Compositor(invents=True), _WallDepth(factor, blind_rows=4))
+    state, event = rollout_step(models, _started(), _path([1.0]))
+    assert event.depth_source == "estimated"
+    assert state.depth_scale == pytest.approx(1 / factor)
+    newest = state.store.group(1).keyframe
+    assert torch.allclose(newest.depth[4:], torch.tensor(WALL))
+    assert not newest.depth[:4].any()
+    assert not newest.valid[:4].any()
+    assert newest.origin == "generated"
+    # with nothing left to compare, the scale found before is carried on
+    state, event = rollout_step(models, state, _path([50.0]))
+    assert event.depth_source == "carried"
+    assert state.depth_scale == pytest.approx(1 / factor)
+
+
+def test_what_was_invented_is_seen_again():
+    models = Models(PixelShuffleVAE(), Compositor(invents=True), _WallDepth())
+    state, first = rollout_step(models, _started(), _path([1.0]))
+    state, _ = rollout_step(models, state, _path([0.0]))
+    _, again = rollout_step(models, state, _path([1.0]))
+    assert again.coverage[0] > 0.99
+    assert np.abs(again.frames_u8.astype(int) - first.frames_u8).mean() < 1
+
+
+def test_keyframe_interval_and_partial_groups():
+    models = Models(PixelShuffleVAE(1, 4), Compositor(invents=True), _WallDepth())
+    state, event = rollout_step(models, _started(models), _path([0.2 * i for i in range(1, 8)]))
+    # 7 new frames behind the anchor: latents of frames 1-4 and 5-7
+    assert event.mosaic_frames.tolist() == [4, 7]
+    assert event.written == (4, 7)
+    assert [k.keyframe.frame for k in state.store] == [0, 4, 7]
+    assert state.store.group(2).keyframe.time == pytest.approx(7 / 24)
+    every_other = RolloutConfig(keyframes=KeyframeConfig(interval=2))
+    _, event = rollout_step(models, _started(models), _path([0.2 * i for i in range(1, 8)]), every_other)
+    assert event.written == (7,)
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """A generator that keeps what it was asked."""
+
+    requests: list
+    name = "recorder"
+    label = "[external:recorder]"
+    use_memory = True
+    invents = False
+
+    def generate(self, request: WindowRequest) -> torch.Tensor:
+        self.requests.append(request)
+        return request.noise
+
+
+def test_a_generator_gets_recentred_scaled_cameras_memory_and_noise():
+    recorder = _Recorder([])
+    models = Models(PixelShuffleVAE(1, 4), recorder)
+    state = _started(models, x=2.0, prompt="a wall", seed=7)
+    assert state.scale == WALL
+    _, events = _run(models, state, _path([2.0 + 0.1 * i for i in range(1, 9)]), window=5)
+    first, second = recorder.requests
+    assert torch.allclose(first.cameras.centers[:, 0], torch.arange(5).double() * 0.1 / WALL)
+    assert torch.allclose(second.cameras.centers[:, 0], torch.arange(5).double() * 0.1 / WALL)
+    assert first.canvas.shape == first.noise.shape == (1, 12, H, W)
+    assert set(first.tokens.latent.tolist()) == {1}
+    assert first.prompt == events[0].prompt == "a wall"
+    assert events[0].label == models.label == "[external:recorder]"
+    assert torch.equal(first.noise, frame_noise(7, [4], (12, H, W)))
+    assert torch.equal(second.noise, frame_noise(7, [8], (12, H, W)))
+    anchored = to_u8(models.vae.decode_image(second.anchor[None]))
+    assert np.array_equal(anchored, events[0].frames_u8[-1:])
+
+
+def test_noise_depends_on_seed_and_frame_alone():
+    a = frame_noise(1, [3, 4, 5], (2, 8, 8))
+    assert torch.equal(a[1:2], frame_noise(1, [4], (2, 8, 8)))
+    assert not torch.equal(a[0], a[1])
+    assert not torch.equal(a[0], frame_noise(2, [3], (2, 8, 8))[0])
+    many = frame_noise(0, list(range(64)), (1, 16, 16)).flatten(1)
+    assert abs(float(many.mean())) < 0.03
+    assert float(many.std()) == pytest.approx(1, abs=0.03)
+    correlation = torch.corrcoef(many) - torch.eye(64)
+    assert float(correlation.abs().max()) < 0.35  # 5 sigma of 256 samples
+    assert frame_noise(0, [], (1, 2, 2)).shape == (0, 1, 2, 2)
+
+
+def test_events_say_how_long_each_stage_took_and_what_is_remembered():
+    models = Models(PixelShuffleVAE(), Compositor(invents=True), _WallDepth())
+    state, event = rollout_step(models, _started(), _path([1.0]))
+    assert set(event.timings) == set(STAGES)
+    assert all(seconds >= 0 for seconds in event.timings.values())
+    assert event.store.keyframes == len(state.store) == 2
+    assert event.store.patches == state.store.num_patches
+    assert event.store.bytes == 2 * W * H * (3 * 4 + 4 + 4 + 1)
+    assert event.label == "[synthetic]"
+
+
+def test_a_path_in_another_unit_than_the_depth_is_pointed_out():
+    assert not rollout_step(SYNTHETIC, _started(), _path([1.0]))[1].warnings
+    assert "unit of length" in rollout_step(SYNTHETIC, _started(), _path([100.0]))[1].warnings[0]
+
+
+def test_observing_moves_the_anchor_and_remembers_every_so_many():
+    xs = [0.5, 1.0, 1.5, 2.0, 2.5]
+    state = observe(SYNTHETIC, _started(), _paint(_path(xs)), _path(xs), _wall(5), every=2)
+    assert [g.keyframe.frame for g in state.store] == [0, 1, 3, 5]
+    assert all(g.keyframe.origin == "observed" for g in state.store)
+    assert (state.next_frame, state.anchor_pending) == (6, False)
+    assert torch.equal(state.last_frame, _paint(_path([2.5]))[0])
+    _, event = rollout_step(SYNTHETIC, state, _path([2.6]))
+    assert event.frames.tolist() == [6]
+    none = observe(SYNTHETIC, _started(), _paint(_path(xs)), _path(xs), _wall(5), every=0)
+    assert len(none.store) == 1
+    assert none.context is not None
+    assert observe(SYNTHETIC, state, torch.zeros(0, 3, H, W), _path([0.0])[[]]) is state
+
+
+def test_a_memory_can_be_entered_and_continued():
+    store = observe(SYNTHETIC, _started(), _paint(_path([1.0])), _path([1.0]), _wall(1)).store
+    state = enter(SYNTHETIC, store, _path([0.5]))
+    assert float(psnr(state.last_frame[None], _paint(_path([0.5])))) > 30
+    assert state.next_frame == 3
+    assert state.scale == WALL
+    _, event = rollout_step(SYNTHETIC, state, _path([0.5, 0.6]))
+    assert event.frames.tolist() == [2, 3]
+    with pytest.raises(GeometryError, match="shows nothing"):
+        enter(SYNTHETIC, store, _path([500.0]))
+    continued = start(SYNTHETIC, _paint(_path([2.0]))[0], _path([2.0]), _wall(1)[0], store=store)
+    assert [g.keyframe.frame for g in continued.store] == [0, 1, 2]
+
+
+def test_an_edited_store_in_the_state_changes_the_next_window():
+    state = _started()
+    moved = replace(state, store=replace(state.store).from_groups([replace(
+        state.store.group(0), world_from_cam=_path([0.5]).c2w[0])]))  # fmt: skip
+    _, event = rollout_step(SYNTHETIC, moved, _path([0.5]))
+    assert np.abs(event.frames_u8.astype(int) - to_u8(state.last_frame[None])).max() <= 1
+
+
+def test_uint8_frames_survive_the_round_trip():
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
+    assert np.array_equal(to_u8(from_u8(frames)), frames)
+
+
+@pytest.mark.parametrize(
+    ("window", "temporal", "hint"), [(1, 1, "2 or 3"), (6, 4, "5 or 9"), (4, 4, "5 or 9"), (0, 2, "3 or 5")]
+)
+def test_windows_that_do_not_fit_name_those_that_do(window, temporal, hint):
+    models = Models(PixelShuffleVAE(1, temporal), Compositor())
+    with pytest.raises(ConfigError, match=hint):
+        next(rollout(models, _started(models), _path([0.1]), window=window))
+
+
+def test_sizes_that_disagree_are_refused():
+    with pytest.raises(GeometryError, match="resized"):
+        rollout_step(SYNTHETIC, _started(), Cameras.from_fov(torch.eye(4)[None], 64, 48))
+    with pytest.raises(GeometryError, match="at least one camera"):
+        rollout_step(SYNTHETIC, _started(), _path([0.0])[[]])
+    with pytest.raises(GeometryError, match="one camera a frame"):
+        start(SYNTHETIC, torch.zeros(3, 8, 8), _path([0.0]))
+    with pytest.raises(ConfigError, match="multiple"):
+        start(SYNTHETIC, torch.zeros(3, 9, 9), Cameras.from_fov(torch.eye(4)[None], 9, 9))
+    with pytest.raises(ConfigError, match="fps"):
+        _started(fps=0.0)
+    with pytest.raises(ConfigError, match="every"):
+        observe(SYNTHETIC, _started(), _paint(_path([1.0])), _path([1.0]), every=-1)
+    with pytest.raises(ConfigError, match="interval"):
+        KeyframeConfig(interval=-1)
+
+
+def test_there_is_no_trained_checkpoint_and_the_message_says_so(tmp_path):
+    assert load_models().label == "[synthetic]"
+    assert not load_models(use_memory=False).generator.use_memory
+    for path in (tmp_path, tmp_path / "wan-5b"):
+        with pytest.raises(MissingWeightsError, match=r"No trained video generator.*'synthetic'"):
+            load_models(path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="checkpoint folder"):
+        load_models(tmp_path / "file")
+    with pytest.raises(MissingWeightsError, match="taef2_encoder"):
+        load_models(vae=tmp_path)
+
+
+def test_lifting_options_reach_the_first_frame():
+    camera = _path([0.0])
+    depth = _wall(1)[0].clone()
+    depth[:, 16:] = 5.0
+    image = _paint(camera)[0]
+    sharp = start(SYNTHETIC, image, camera, depth)
+    cut = start(SYNTHETIC, image, camera, depth, lifting=LiftingConfig(edge_ratio=1.2))
+    assert cut.store.num_patches <= sharp.store.num_patches
+    assert int(cut.store.group(0).valid.sum()) < int(sharp.store.group(0).valid.sum())
+    assert math.isclose(cut.scale, WALL)
