@@ -10,7 +10,7 @@ import torch
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.worlds import furniture
-from mosaicmem.worlds.parts import Draft, Piece, Room
+from mosaicmem.worlds.parts import Draft, Piece, Room, article
 from mosaicmem.worlds.primitives import BOUNCE, LIFT, SWING
 from mosaicmem.worlds.scene import Scene
 from mosaicmem.worlds.shading import Lights
@@ -99,16 +99,16 @@ def _layout(rng: random.Random, count: int) -> list[Room]:
 def _shell(draft: Draft, rooms: list[Room]) -> None:
     ground = draft.add("ground", "grass", cell=1.0, pattern="smooth")
     middle = (rooms[0].x0 + rooms[-1].x1) / 2
-    draft.box(ground, (middle, 0.5, 0.0), (80.0, 0.35, 80.0), shell=True)
+    draft.box(ground, (middle, 0.5, 0.0), (80.0, 0.35, 80.0), world_pattern=True)
     for i, room in enumerate(rooms):
         which = f"{ORDINALS[i]} room"
         xm, zm = (room.x0 + room.x1) / 2, (room.z0 + room.z1) / 2
         hx, hz = (room.x1 - room.x0) / 2 + WALL, (room.z1 - room.z0) / 2 + WALL
         floor = draft.add(f"floor of the {which}", room.floor, cell=0.55)
-        draft.box(floor, (xm, 0.05, zm), (hx, 0.05, hz), shell=True)
+        draft.box(floor, (xm, 0.05, zm), (hx, 0.05, hz), world_pattern=True)
         if not room.open_sky:
             ceiling = draft.add(f"ceiling of the {which}", "white", cell=1.0, pattern="smooth")
-            draft.box(ceiling, (xm, -room.height - 0.05, zm), (hx, 0.05, hz), shell=True)
+            draft.box(ceiling, (xm, -room.height - 0.05, zm), (hx, 0.05, hz), world_pattern=True)
         walls = draft.add(f"walls of the {which}", room.colour, cell=1.0, pattern="smooth")
         room.walls = walls
         for x, door in ((room.x0 - WALL / 2, room.left_door), (room.x1 + WALL / 2, room.right_door)):
@@ -127,9 +127,9 @@ def _wall(
         mid, half = (a + b) / 2, (b - a) / 2
         y, hy = -(low + high) / 2, (high - low) / 2
         if axis == "x":
-            draft.box(owner, (at, y, mid), (WALL / 2, hy, half), shell=True)
+            draft.box(owner, (at, y, mid), (WALL / 2, hy, half), world_pattern=True)
         else:
-            draft.box(owner, (mid, y, at), (half, hy, WALL / 2), shell=True)
+            draft.box(owner, (mid, y, at), (half, hy, WALL / 2), world_pattern=True)
 
     if door is None:
         slab(start, end, 0.0, room.height)
@@ -176,7 +176,7 @@ def _movers(draft: Draft, room: Room, aisle: list[tuple[float, float]], rng: ran
             params = (height, period, rng.random(), 0.0)
             draft.sphere(ball, (spot[0], -radius, spot[1]), radius, law=BOUNCE, params=params)
             draft.reserved.append((*spot, radius))
-            draft.happens.append(f"{_article(colour)} ball bounces")
+            draft.happens.append(f"{article(colour)} ball bounces")
     else:
         spot = room.free_spot(rng, 0.5, aisle, draft.reserved)
         if spot:
@@ -184,7 +184,7 @@ def _movers(draft: Draft, room: Room, aisle: list[tuple[float, float]], rng: ran
             params = (rng.uniform(0.8, 1.4), rng.uniform(4.0, 6.0), rng.random(), 0.0)
             draft.box(lift, (spot[0], -0.09, spot[1]), (0.35, 0.08, 0.35), law=LIFT, params=params)
             draft.reserved.append((*spot, 0.5))
-            draft.happens.append(f"{_article(colour)} lift goes up and down")
+            draft.happens.append(f"{article(colour)} lift goes up and down")
 
 
 def _furnish(draft: Draft, room: Room, aisle: list[tuple[float, float]], rng: random.Random) -> None:
@@ -234,18 +234,14 @@ def _caption(rooms: list[Room], draft: Draft) -> str:
     else:
         parts = [f"{NUMBERS[count].capitalize()} rooms joined by {'a doorway' if count == 2 else 'doorways'}."]
     for i, room in enumerate(rooms):
-        holds = _listing([_article(name) for name in room.holds]) or "nothing"
+        holds = _listing([article(name) for name in room.holds]) or "nothing"
         sky = ", is open to the sky" if room.open_sky else ""
         which = f"The {ORDINALS[i]}" if count > 1 else "It"
-        parts.append(f"{which} has {room.colour} walls and {_article(room.floor)} floor{sky} and holds {holds}.")
+        parts.append(f"{which} has {room.colour} walls and {article(room.floor)} floor{sky} and holds {holds}.")
     if draft.happens:
         happens = _listing(draft.happens)
         parts.append(happens[0].upper() + happens[1:] + ".")
     return " ".join(parts)
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _listing(items: list[str]) -> str:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
-from mosaicmem.worlds.parts import Draft, Piece, Room, Vector
+from mosaicmem.worlds.parts import Draft, Piece, Room, Vector, article
 
 _BRIGHT = ("red", "orange", "yellow", "green", "teal", "blue", "purple")
 _WOOD = ("oak", "walnut", "brown", "white")
@@ -41,7 +41,7 @@ def table(rng: random.Random) -> Piece:
         _boxes(draft, me, x, z, yaw, [((0.0, -0.715, 0.0), (hx, 0.025, hz)), *legs])
         draft.cylinder(draft.add("vase", vase, cell=0.1), (x, -0.86, z), 0.075, 0.12)
 
-    return Piece(f"{colour} table with a {vase} vase", math.hypot(hx, hz), place)
+    return Piece(f"{colour} table with {article(vase)} vase", math.hypot(hx, hz), place)
 
 
 def cupboard(rng: random.Random) -> Piece:
@@ -62,10 +62,10 @@ def crate(rng: random.Random) -> Piece:
     turn = rng.uniform(0.2, 1.3)
 
     def place(draft: Draft, x: float, z: float, yaw: float) -> None:
-        _boxes(draft, draft.add("crate", colour, cell=0.2), x, z, yaw + turn, [((0.0, -half, 0.0), (half,) * 3)])
+        _boxes(draft, draft.add("crate", colour, cell=0.2), x, z, yaw + turn, [((0.0, -half, 0.0), (half, half, half))])
         draft.sphere(draft.add("globe", ball, cell=0.1), (x, -2 * half - 0.14, z), 0.14)
 
-    return Piece(f"{colour} crate with a {ball} globe on it", half * math.sqrt(2), place)
+    return Piece(f"{colour} crate with {article(ball)} globe on it", half * math.sqrt(2), place)
 
 
 def column(rng: random.Random) -> Piece:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -92,9 +93,7 @@ class Room:
     ) -> bool:  # fmt: skip
         if any(math.hypot(x - tx, z - tz) < radius + tr + 0.12 for tx, tz, tr in taken):
             return False
-        return all(
-            _distance_to_segment(x, z, a, b) > radius + _CLEARANCE for a, b in zip(aisle, aisle[1:], strict=False)
-        )
+        return all(_distance_to_segment(x, z, a, b) > radius + _CLEARANCE for a, b in itertools.pairwise(aisle))
 
 
 class Draft:
@@ -127,11 +126,11 @@ class Draft:
         return len(self._names) - 1
 
     def box(
-        self, owner: int, center: Vector, half: Vector, yaw: float = 0.0, *, shell: bool = False,
+        self, owner: int, center: Vector, half: Vector, yaw: float = 0.0, *, world_pattern: bool = False,
         law: int = STILL, params: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     ) -> None:  # fmt: skip
-        """A box; `shell` textures it in world coordinates."""
-        anchor = center if shell else (0.0, 0.0, 0.0)
+        """A box; `world_pattern` textures it in world coordinates."""
+        anchor = center if world_pattern else (0.0, 0.0, 0.0)
         self._solids.append((BOX, center, half, yaw, anchor, owner, law, params))
 
     def sphere(
@@ -139,7 +138,7 @@ class Draft:
         law: int = STILL, params: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
     ) -> None:  # fmt: skip
         """A sphere."""
-        self._solids.append((SPHERE, center, (radius,) * 3, 0.0, (0.0, 0.0, 0.0), owner, law, params))
+        self._solids.append((SPHERE, center, (radius, radius, radius), 0.0, (0.0, 0.0, 0.0), owner, law, params))
 
     def cylinder(self, owner: int, center: Vector, radius: float, half_height: float) -> None:
         """A vertical cylinder with caps."""
@@ -175,6 +174,11 @@ class Draft:
             waves.append((k * flat * math.cos(a), k * b, k * flat * math.sin(a)))
         phases = [rng.uniform(0, 2 * math.pi) for _ in range(4)]
         self._looks.append((base, (second[0], second[1], second[2]), pattern, cell, waves, phases))
+
+
+def article(name: str) -> str:
+    """The name with the indefinite article that its sound asks for."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _distance_to_segment(x: float, z: float, a: tuple[float, float], b: tuple[float, float]) -> float:

@@ -223,7 +223,7 @@ def _meet_spheres(solids: Solids, origins: Tensor, directions: Tensor) -> Tensor
     dx, dy, dz = directions[None].unbind(-1)
     a = dx * dx + dy * dy + dz * dz
     half_b = x * dx + y * dy + z * dz
-    # r^2 minus the squared distance of the centre from the ray, from the vector itself: b^2 - 4ac loses all digits far away
+    # r^2 minus the squared distance of the ray from the centre, taken from the vector: b^2 - 4ac cancels far away
     f = half_b / a
     ex, ey, ez = x - f * dx, y - f * dy, z - f * dz
     gap = solids.size[:, 0, None].square() - (ex * ex + ey * ey + ez * ez)

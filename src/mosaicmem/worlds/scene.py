@@ -24,7 +24,7 @@ _PAIRS_PER_CHUNK = 2**18  # [p, n] float32 temporaries of 1 MiB; smaller ones ar
 
 @dataclass(frozen=True)
 class Hits:
-    """What `n` rays met: `t` (inf for the sky), `object_id` (0 for the sky), outward unit `normal`, `rgb` in [-1, 1]."""
+    """What `n` rays met: `t` (inf: the sky), `object_id` (0: the sky), outward unit `normal`, `rgb` in [-1, 1]."""
 
     t: Float[Tensor, " n"]
     object_id: Int64[Tensor, " n"]

@@ -1,0 +1,208 @@
+"""Layouts of RGB-D folders: which files belong to a frame, when it was taken, where from, and how depth is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mosaicmem._shapes import Float, Tensor
+from mosaicmem.errors import InputError
+from mosaicmem.geometry import se3
+from mosaicmem.io import files
+from mosaicmem.io.trajectories import Trajectory, read_trajectory
+
+MAX_GAP_SECONDS = 0.03  # between colour, depth and pose that are called simultaneous
+_IMAGES = (".jpg", ".jpeg", ".png")
+_FOLDERS = ("image", "images", "rgb", "color", "colour")
+_NOMINAL_FPS = 30.0
+_HALF_PIXEL = 0.5  # Redwood and TUM centre the first pixel at (0, 0), we at (0.5, 0.5)
+
+# fx, fy, cx, cy as published, of 640x480 images
+_REDWOOD = (525.0, 525.0, 319.5 + _HALF_PIXEL, 239.5 + _HALF_PIXEL)
+_TUM = {
+    "freiburg1": (517.3, 516.5, 318.6 + _HALF_PIXEL, 255.3 + _HALF_PIXEL),
+    "freiburg2": (520.9, 521.0, 325.1 + _HALF_PIXEL, 249.7 + _HALF_PIXEL),
+    "freiburg3": (535.4, 539.2, 320.1 + _HALF_PIXEL, 247.6 + _HALF_PIXEL),
+}
+_TUM_DEFAULT = (525.0, 525.0, 319.5 + _HALF_PIXEL, 239.5 + _HALF_PIXEL)
+_SEVEN_SCENES = (585.0, 585.0, 320.0, 240.0)  # published as the middle of the image: already ours
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`n` frames of a folder: files, seconds, float64 camera-from-world poses, depth units a metre, intrinsics."""
+
+    kind: str
+    colour: tuple[Path, ...]
+    depth: tuple[Path, ...]
+    times: tuple[float, ...]
+    viewmats: Float[Tensor, "n 4 4"]
+    depth_units: float
+    intrinsics: tuple[float, float, float, float] | None
+
+
+def recognise(root: Path) -> Layout:
+    """Read the layout of a folder.
+
+    Raises:
+        InputError: if no layout fits; the message says what each would need.
+    """
+    if (root / "rgb.txt").is_file() and (root / "depth.txt").is_file():
+        return _tum(root)
+    if any(root.glob("frame-*.color.png")):
+        return _seven_scenes(root)
+    folder = next((root / name for name in _FOLDERS if (root / name).is_dir()), None)
+    if folder is not None and (root / "depth").is_dir():
+        return _folders(root, folder)
+    raise InputError(
+        f"{root}: no RGB-D recording found; expected image/ (or images/, rgb/) and depth/ beside a trajectory file, or "
+        "rgb.txt, depth.txt and groundtruth.txt (TUM), or frame-000000.color.png and its siblings (7-Scenes)"
+    )
+
+
+def _folders(root: Path, folder: Path) -> Layout:
+    colour, depth = _numbered(root, folder, _IMAGES), _numbered(root, root / "depth", (".png", ".npy"))
+    log = root / "trajectory.log"
+    redwood = log.is_file()
+    trajectory = read_trajectory(log, format="redwood") if redwood else _only_trajectory(root)
+    if not len(colour) == len(depth) == len(trajectory):
+        raise InputError(
+            f"{root}: {len(colour)} images in {folder.name}/, {len(depth)} in depth/ and {len(trajectory)} poses in "
+            f"{trajectory.source}; expected one of each per frame. Remove what has no partner"
+        )
+    if trajectory.nominal_time:
+        times = tuple(i / _NOMINAL_FPS for i in range(len(colour)))
+    else:
+        times = tuple(trajectory.timestamps.tolist())
+    intrinsics = _REDWOOD if redwood else _common_intrinsics(trajectory)
+    kind = "redwood" if redwood else "generic"
+    return Layout(kind, colour, depth, times, trajectory.viewmats, 1000.0, intrinsics)
+
+
+def _only_trajectory(root: Path) -> Trajectory:
+    """The one file in the folder that reads as a trajectory."""
+    candidates = sorted(
+        p for p in root.iterdir() if p.is_file() and p.suffix in (".txt", ".json", ".npz", ".log", ".csv")
+    )
+    problems = []
+    for path in candidates:
+        try:
+            return read_trajectory(path)
+        except InputError as error:
+            problems.append(str(error))
+    found = "; ".join(problems[:3]) or "there is no .txt, .json, .npz, .log or .csv file"
+    raise InputError(f"{root}: no trajectory file beside the images ({found}); add one, for example trajectory.log")
+
+
+def _common_intrinsics(trajectory: Trajectory) -> tuple[float, float, float, float] | None:
+    if trajectory.Ks is None:
+        return None
+    K = trajectory.Ks[0]
+    if bool((trajectory.Ks - K).abs().max() > 1e-6):
+        raise InputError(f"{trajectory.source}: intrinsics change along the recording; expected one camera")
+    return float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+
+
+def _tum(root: Path) -> Layout:
+    colour, depth = _listing(root, "rgb.txt"), _listing(root, "depth.txt")
+    poses = read_trajectory(files.require_file(root / "groundtruth.txt"), format="tum")
+    when = poses.timestamps.numpy()
+    keep = []
+    depth_times = np.array([t for t, _ in depth])
+    for time, path in colour:
+        near_depth, near_pose = _nearest(depth_times, time), _nearest(when, time)
+        if abs(depth_times[near_depth] - time) < MAX_GAP_SECONDS and abs(when[near_pose] - time) < MAX_GAP_SECONDS:
+            keep.append((time, path, depth[near_depth][1], near_pose))
+    if not keep:
+        raise InputError(
+            f"{root}: no colour frame has a depth frame and a pose within {MAX_GAP_SECONDS} s; expected rgb.txt, "
+            "depth.txt and groundtruth.txt of one recording"
+        )
+    times, images, depths, index = zip(*keep, strict=True)
+    intrinsics = next((K for name, K in _TUM.items() if name in root.resolve().name), _TUM_DEFAULT)
+    viewmats = poses.viewmats[list(index)]
+    return Layout("tum", images, depths, times, viewmats, 5000.0, intrinsics)
+
+
+def _listing(root: Path, name: str) -> list[tuple[float, Path]]:
+    """Lines `seconds relative/path` of a TUM list, in order of time."""
+    rows = []
+    for number, line in enumerate(files.read_text(root / name).splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        parts = line.split()
+        try:
+            time = float(parts[0])
+        except ValueError:
+            time = float("nan")
+        if len(parts) != 2 or not np.isfinite(time):
+            raise InputError(f"{root / name}, line {number}: found {line[:60]!r}, expected 'seconds path'")
+        rows.append((time, files.require_file(_inside(root, parts[1]))))
+    if not rows:
+        raise InputError(f"{root / name}: lists no file; expected lines 'seconds path'")
+    return sorted(rows)
+
+
+def _nearest(times: np.ndarray, time: float) -> int:
+    return int(np.abs(times - time).argmin())
+
+
+def _seven_scenes(root: Path) -> Layout:
+    colour, depth, poses, times = [], [], [], []
+    for path in sorted(root.glob("frame-*.color.png")):
+        stem = path.name.removesuffix(".color.png")
+        pose = _matrix(files.require_file(_inside(root, f"{stem}.pose.txt")))
+        number = stem.removeprefix("frame-")
+        if not number.isdecimal():
+            raise InputError(f"{path}: expected a name like frame-000000.color.png")
+        if not np.isfinite(pose).all():
+            continue  # the tracker was lost: the frame has no camera
+        colour.append(_inside(root, path.name))
+        depth.append(files.require_file(_inside(root, f"{stem}.depth.png")))
+        times.append(int(number) / _NOMINAL_FPS)
+        poses.append(pose)
+    if not poses:
+        raise InputError(f"{root}: no frame has a finite pose; expected 4x4 numbers in frame-*.pose.txt")
+    c2w = torch.from_numpy(np.stack(poses))
+    # written with few digits, so the rotation is off by up to 1e-3: the nearest rotation stands for it
+    error = (c2w[:, :3, :3] @ c2w[:, :3, :3].mT - torch.eye(3, dtype=c2w.dtype)).abs().amax((1, 2))
+    if float(error.max()) > 1e-2:
+        worst = int(error.argmax())
+        raise InputError(
+            f"{colour[worst].name.removesuffix('.color.png')}.pose.txt in {root}: holds no rotation (|R R^T - 1| = "
+            f"{float(error[worst]):.2g}); expected a camera-to-world matrix"
+        )
+    c2w = se3.make_transform(se3.nearest_rotation(c2w[:, :3, :3]), c2w[:, :3, 3])
+    viewmats = se3.invert_rigid(c2w)
+    return Layout("seven_scenes", tuple(colour), tuple(depth), tuple(times), viewmats, 1000.0, _SEVEN_SCENES)
+
+
+def _matrix(path: Path) -> np.ndarray:
+    try:
+        values = [float(word) for word in files.read_text(path, 2**16).split()]
+    except ValueError:
+        values = []
+    if len(values) != 16:
+        raise InputError(f"{path}: expected 16 numbers (a 4x4 camera-to-world matrix), found {len(values)}")
+    return np.array(values, dtype=np.float64).reshape(4, 4)
+
+
+def _numbered(root: Path, folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
+    """Files of a folder in the order of the numbers in their names, so that 10 follows 9."""
+    found = [p for p in folder.iterdir() if p.suffix.lower() in suffixes]
+    if not found:
+        raise InputError(f"{folder}: holds no file ending in {', '.join(suffixes)}; expected one per frame")
+    return tuple(_inside(root, str(p.relative_to(root))) for p in sorted(found, key=lambda p: _number(p.stem)))
+
+
+def _number(stem: str) -> tuple[int, str]:
+    digits = "".join(c for c in stem if c.isdecimal() and c.isascii())
+    return (int(digits) if 0 < len(digits) < 18 else 0, stem)
+
+
+def _inside(root: Path, relative: str) -> Path:
+    """A path in the folder; links out of it are refused like `..`."""
+    return root / files.safe_join(root, relative).relative_to(root.resolve())
