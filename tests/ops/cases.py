@@ -45,7 +45,9 @@ class Case:
     size: tuple[int, int] = SIZE
 
     @staticmethod
-    def random(seed: int = 0, *, b: int = 2, heads: int = 2, d: int = 32, S: int = 4, rows: int = 3, per_row: int = 5):
+    def random(
+        seed: int = 0, *, b: int = 2, heads: int = 2, d: int = 32, S: int = 4, rows: int = 3, per_row: int = 5
+    ) -> Case:
         gen = torch.Generator().manual_seed(seed)
         L = rows * per_row
         q, k, v = torch.randn(3, b, heads, L, d, generator=gen, dtype=torch.float64)
@@ -74,7 +76,7 @@ class Case:
         self,
         layout: Layout,
         *,
-        cameras: TokenCameras | None | str = "own",
+        cameras: TokenCameras | str | None = "own",
         key_mask: Tensor | None = None,
         out: Callable[[Tensor], Tensor] = lambda x: x,
         **options,

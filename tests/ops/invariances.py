@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from tests.ops.cases import LAYOUTS, Case, error, identity_cameras, rigid, stock_attention
 
 from mosaicmem.ops import prope
 from mosaicmem.ops._sdpa import masked_attention
 from mosaicmem.ops.prope import Layout, TokenCameras
-
-from tests.ops.cases import LAYOUTS, Case, error, identity_cameras, rigid, stock_attention
 
 
 def _gauge(layout: Layout, dtype: torch.dtype = torch.float64, offset: float = 10.0) -> float:

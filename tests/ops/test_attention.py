@@ -57,7 +57,7 @@ def test_against_the_twin_with_gradients(layout, d_S, b, heads, rows, masked, se
     fast = case.attend(layout, key_mask=mask, out=lambda x: x @ W.T)
     P = dense(case, case.cameras())
     slow = reference.prope_attention(
-        *features, P, P, case.pos, case.pos, layout, mask, W if layout == "branch" else None
+        case.q, case.k, case.v, P, P, case.pos, case.pos, layout, mask, W if layout == "branch" else None
     )
     assert (fast - slow).abs().max() < 1e-10 * max(1.0, float(slow.detach().abs().max()))
     cotangent = torch.randn(fast.shape, generator=gen, dtype=torch.float64)
@@ -122,7 +122,7 @@ def test_padding_spoils_no_gradient():
     case = Case.random(3)
     mask = torch.arange(15).expand(2, 15) < 9
     features = [torch.where(mask[:, None, :, None], x, torch.nan).requires_grad_() for x in (case.k, case.v)]
-    out = masked_attention(case.q, *features, mask)
+    out = masked_attention(case.q, features[0], features[1], mask)
     for gradient in torch.autograd.grad(out.sum(), features):
         assert gradient.isfinite().all()
         assert (gradient[:, :, 9:] == 0).all()
