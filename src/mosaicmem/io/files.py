@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from mosaicmem.errors import InputError, OutputExistsError
 MAX_TEXT_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192
 MAX_JSON_DEPTH = 64
+_JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
 def require_file(path: Path) -> Path:
@@ -54,30 +56,17 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
         raise InputError(f"{path}: not a text file (byte {error.start} is no UTF-8); expected text") from error
 
 
-def read_json(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> Any:
-    """JSON of a bounded file with bounded nesting; `NaN` and `Infinity` are refused, since JSON has neither."""
+def read_json(path: Path, max_bytes: int = MAX_TEXT_BYTES, *, constants: bool = False) -> Any:
+    """JSON of a bounded file with bounded nesting.
+
+    Args:
+        constants: Accept `NaN` and `Infinity`, which JSON does not have but Python writes; refused otherwise.
+    """
     text = read_text(path, max_bytes)
-    depth = deepest = 0
-    in_string = escaped = False
-    for ch in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif ch == "\\":
-                escaped = True
-            elif ch == '"':
-                in_string = False
-        elif ch == '"':
-            in_string = True
-        elif ch in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > MAX_JSON_DEPTH:
-                raise InputError(f"{path}: JSON nested deeper than {MAX_JSON_DEPTH} levels; refused")
-        elif ch in "]}":
-            depth -= 1
+    _refuse_json_bomb(path, text)
+    refuse = None if constants else lambda name: _refuse_constant(path, name)
     try:
-        return json.loads(text, parse_constant=lambda name: _refuse_constant(path, name))
+        return json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not valid JSON, line {error.lineno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:
@@ -187,6 +176,23 @@ def finite(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InputError(f"{what}: found {value!r}, expected a finite number")
     return float(value)
+
+
+def _refuse_json_bomb(path: Path, text: str) -> None:
+    """Refuse deep nesting, and text that is mostly brackets: each costs twenty times its size once parsed."""
+    containers = text.count("[") + text.count("{")
+    if containers * 6 > len(text) > 2**20:
+        raise InputError(f"{path}: {containers:,} brackets in {len(text):,} characters; expected numbers in them")
+    if containers <= MAX_JSON_DEPTH:
+        return
+    bare = _JSON_STRING.sub(b"", text.encode("utf-8")) if '"' in text else text.encode("utf-8")
+    depth = 0
+    for start in range(0, len(bare), 2**20):
+        block = np.frombuffer(bare, np.uint8, count=min(2**20, len(bare) - start), offset=start) | 0x20
+        level = depth + np.cumsum((block == ord("{")).astype(np.int32) - (block == ord("}")))
+        if int(level.max()) > MAX_JSON_DEPTH:
+            raise InputError(f"{path}: JSON nested deeper than {MAX_JSON_DEPTH} levels; refused")
+        depth = int(level[-1])
 
 
 def _refuse_constant(path: Path, name: str) -> float:
