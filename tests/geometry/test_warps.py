@@ -228,6 +228,13 @@ def test_g30_a_near_wall_hides_what_is_behind_it() -> None:
     assert 2 in seen and 10 in seen
 
 
+def test_what_is_nearer_than_the_near_plane_is_not_drawn() -> None:
+    depth = torch.full((32, 48), 4.0).double()
+    depth[3, 5] = 7.0
+    splat = forward_splat(depth[None], depth, **between(at_origin(), 0, 0), near=4.0)
+    assert splat.covered.nonzero().tolist() == [[3, 5]]
+
+
 def test_unknown_depth_draws_nothing(rng: torch.Generator) -> None:
     cameras = random_cameras(1, rng)
     depth = random_depth(rng, 32, 48)
@@ -325,6 +332,14 @@ def test_a_gather_does_not_mix_surfaces_across_an_edge() -> None:
     assert read[0].tolist() == [1, -1, 0]
     blind, _ = backward_gather(values, xy, depth_src=depth, depth=expected, tolerance=100)
     assert blind[0, 0] == pytest.approx(0.2), "without the test of depths the edge is smeared"
+
+
+def test_an_unknown_tap_never_counts_however_wide_the_tolerance() -> None:
+    values, depth = torch.tensor([[[1.0, -1.0]]]), torch.tensor([[2.0, 0.0]])
+    read, good = backward_gather(
+        values, torch.tensor([[0.4, 0.0]]), depth_src=depth, depth=torch.tensor([2.0]), tolerance=100
+    )
+    assert good.tolist() == [True] and read.tolist() == [[1]]
 
 
 # Gradients
