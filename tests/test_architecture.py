@@ -41,6 +41,7 @@ EVERYWHERE = {"torch", "numpy", "jaxtyping"}
 AT_THE_TOP = {
     "io": {"PIL", "safetensors", "yaml"},
     "models": {"safetensors"},
+    "worlds": {"PIL"},
     "apps": {"PIL", "rich", "tyro", "yaml"},  # the table of commands loads one command at a time
 }
 """Third-party packages that a room may import when it is loaded. All others (av, numba, OpenEXR, ...) are imported

@@ -16,8 +16,10 @@ FRONT_DOOR = {
     "geometry": ["Cameras", "TokenGrid", "look_at"],
     "memory": ["Keyframe", "LiftingConfig", "Mosaic", "PatchStore", "RetrievalConfig", "lift", "retrieve"],
     "ops": ["gather_cells", "make_cameras", "prope_attention", "rope_cos_sin"],
-    "worlds": ["Scene", "make_scene"],
+    "worlds": ["RGBDFolder", "Scene", "make_scene"],
     "models": ["Compositor", "PixelShuffleVAE", "TAEF2", "assemble", "canvas"],
+    "generation": ["RolloutEvent", "RolloutState", "rollout", "rollout_step"],
+    "io": ["Trajectory", "lint", "load_store", "read_trajectory", "save_store", "write_trajectory"],
     "errors": ["MosaicMemError"],
 }
 NAMES = sorted(name for names in FRONT_DOOR.values() for name in names)

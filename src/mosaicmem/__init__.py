@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mosaicmem.errors import MosaicMemError as MosaicMemError
+    from mosaicmem.generation.events import RolloutEvent as RolloutEvent
+    from mosaicmem.generation.rollout import rollout as rollout
+    from mosaicmem.generation.rollout import rollout_step as rollout_step
+    from mosaicmem.generation.state import RolloutState as RolloutState
     from mosaicmem.geometry.cameras import Cameras as Cameras
     from mosaicmem.geometry.cameras import look_at as look_at
     from mosaicmem.geometry.token_grid import TokenGrid as TokenGrid
+    from mosaicmem.io.store_file import load_store as load_store
+    from mosaicmem.io.store_file import save_store as save_store
+    from mosaicmem.io.trajectories.lint import lint as lint
+    from mosaicmem.io.trajectories.registry import read_trajectory as read_trajectory
+    from mosaicmem.io.trajectories.registry import write_trajectory as write_trajectory
+    from mosaicmem.io.trajectories.trajectory import Trajectory as Trajectory
     from mosaicmem.memory.lifting import LiftingConfig as LiftingConfig
     from mosaicmem.memory.lifting import lift as lift
     from mosaicmem.memory.mosaic import Mosaic as Mosaic
@@ -31,12 +41,20 @@ if TYPE_CHECKING:
     from mosaicmem.ops.rope import rope_cos_sin as rope_cos_sin
     from mosaicmem.ops.warped_latent import gather_cells as gather_cells
     from mosaicmem.worlds.builder import make_scene as make_scene
+    from mosaicmem.worlds.rgbd import RGBDFolder as RGBDFolder
     from mosaicmem.worlds.scene import Scene as Scene
 
 _HOMES = {
     "errors": ["MosaicMemError"],
+    "generation.events": ["RolloutEvent"],
+    "generation.rollout": ["rollout", "rollout_step"],
+    "generation.state": ["RolloutState"],
     "geometry.cameras": ["Cameras", "look_at"],
     "geometry.token_grid": ["TokenGrid"],
+    "io.store_file": ["load_store", "save_store"],
+    "io.trajectories.lint": ["lint"],
+    "io.trajectories.registry": ["read_trajectory", "write_trajectory"],
+    "io.trajectories.trajectory": ["Trajectory"],
     "memory.lifting": ["LiftingConfig", "lift"],
     "memory.mosaic": ["Mosaic"],
     "memory.patches": ["Keyframe"],
@@ -49,6 +67,7 @@ _HOMES = {
     "ops.rope": ["rope_cos_sin"],
     "ops.warped_latent": ["gather_cells"],
     "worlds.builder": ["make_scene"],
+    "worlds.rgbd": ["RGBDFolder"],
     "worlds.scene": ["Scene"],
 }
 _HOME = {name: f"mosaicmem.{module}" for module, names in _HOMES.items() for name in names}
