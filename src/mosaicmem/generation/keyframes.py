@@ -94,14 +94,16 @@ def write_keyframes(
 ) -> tuple[PatchStore, tuple[int, ...]]:
     """Memory after a window, and the global numbers of the frames that entered it.
 
-    If the generator does not invent (`Generator.invents`), only cells that memory served are lifted: a smooth fill is
-    no content to remember.
+    Only what memory did not show is novel. A generator that does not invent (`Generator.invents`) has nothing novel:
+    its smooth fill of holes is no content to remember.
     """
     store, written = state.store, []
-    if not config.write or not config.interval or not models.generator.use_memory:
+    if not (config.write and config.interval and models.generator.use_memory and models.generator.invents):
         return store, ()
-    unseen = cells_to_pixels((~mosaic.good).float(), state.grid) > 0
     for i in range(config.interval - 1, len(frames), config.interval):
+        liftable = cells_to_pixels((~mosaic.good[i : i + 1]).float(), state.grid)[0] * (depth.depth[i] > 0)
+        if float(liftable.mean()) <= config.min_novel:
+            continue  # saves the encoding
         with clock("lift"):
             keyframe = lift(
                 models.vae.encode_image(frames[i : i + 1])[0],
@@ -109,7 +111,6 @@ def write_keyframes(
                 cameras[i],
                 state.grid,
                 confidence=None if depth.confidence is None else depth.confidence[i],
-                exclude=None if models.generator.invents else unseen[i],
                 frame=numbers[i],
                 time=numbers[i] / state.fps,
                 origin="generated",

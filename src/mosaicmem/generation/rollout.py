@@ -27,6 +27,7 @@ from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment, assemble, canvas
 from mosaicmem.models.generator import WindowRequest
+from mosaicmem.models.synthetic import push_pull
 
 MAX_SCENE_STEP = 3.0  # |t| / s of a window beyond which attention to cameras degrades
 
@@ -241,7 +242,8 @@ def _pictures(models: Models, request: WindowRequest, wanted: bool) -> np.ndarra
     grid = request.grid
     if not wanted or not len(request.canvas):
         return np.zeros((0, grid.height, grid.width, 3), np.uint8)
-    pictures = to_u8(models.vae.decode_image(request.canvas))
+    # a decoder looks at neighbours: the zeros of holes would bleed into what memory shows
+    pictures = to_u8(models.vae.decode_image(push_pull(request.canvas, request.good)))
     holes = ~request.good.repeat_interleave(grid.stride, 1).repeat_interleave(grid.stride, 2).numpy()
     y, x = np.mgrid[: grid.height, : grid.width]
     period = max(4, grid.width // 16)

@@ -58,7 +58,7 @@ class Generator(Protocol):
 
     @property
     def invents(self) -> bool:
-        """Whether content of holes is worth remembering. If not, only cells that memory served are ever lifted."""
+        """Whether what it puts into holes is content worth remembering. If not, nothing of its frames is."""
         ...
 
     def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:
