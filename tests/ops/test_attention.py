@@ -36,7 +36,7 @@ def run(case: Case, layout, keys, at: Placement | None = None) -> torch.Tensor:
     return attend(case.q, here, keys, layout=layout, to_out_prope=(lambda x: x) if layout == "branch" else None)
 
 
-@settings(max_examples=24)
+@settings(max_examples=16)
 @given(
     st.sampled_from(LAYOUTS),
     st.sampled_from([(16, 1), (24, 1), (32, 4), (48, 1), (64, 4), (128, 4)]),

@@ -197,3 +197,5 @@ def test_cameras_concatenate():
     both = TokenCameras.cat(case.cameras(), case.cameras())
     assert both.P.shape[1] == 6
     assert torch.equal(both.row, torch.cat([case.row, case.row + 3], 1))
+    assert torch.equal(both.tokens(slice(15, 30)).row, case.row + 3)
+    assert both.to("meta").P.device.type == both.to("meta").row.device.type == "meta"

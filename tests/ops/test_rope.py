@@ -88,15 +88,17 @@ def test_only_relative_positions_enter_a_logit_negative_ones_included(d, seed):
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("layout", ["contiguous", "heads behind tokens", "odd offset"])
+@pytest.mark.parametrize("layout", ["contiguous", "heads behind tokens", "odd stride", "odd offset"])
 def test_any_precision_and_memory_layout(dtype, bound, layout):
     gen = torch.Generator().manual_seed(0)
     x = torch.randn(2, 3, 6, 32, generator=gen, dtype=torch.float64).to(dtype)
     pos = torch.rand(2, 6, 3, generator=gen, dtype=torch.float64) * 30
     if layout == "heads behind tokens":
         x = x.transpose(1, 2).contiguous().transpose(1, 2)
-    elif layout == "odd offset":
+    elif layout == "odd stride":
         x = torch.cat([x[..., :1], x], -1)[..., 1:]
+    elif layout == "odd offset":
+        x = torch.cat([x[..., :1], x, x[..., :1]], -1)[..., 1:-1]
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     ours = apply_rope(x, *rope_cos_sin(pos.to(wide), 32))
     assert ours.dtype == dtype

@@ -138,6 +138,15 @@ def test_gradients_flow_to_latents_and_to_nothing_else():
     assert torch.autograd.gradcheck(lambda x: gather_cells(x, depth, valid, source, cells, z)[0], latents)
 
 
+def test_a_world_7_3_times_as_large_reads_the_same():
+    latents, depth, valid, source, cells, z = problem(6, q=(40,))
+    values, weight = gather_cells(latents, depth, valid, source, cells, z)
+    large, large_weight = gather_cells(latents, 7.3 * depth, valid, source, cells, 7.3 * z)
+    assert torch.equal(values, large)
+    assert torch.equal(weight, large_weight)
+    assert bool((weight == 0).any() & (weight > 0).any())
+
+
 def test_nonsense_queries_read_nothing():
     latents, depth, valid, *_ = problem(5)
     source = torch.tensor([-1, 0, 0, 1])

@@ -66,8 +66,7 @@ def gather_cells(
     table = latents.permute(0, 2, 3, 1).reshape(-1, c)
     read = F.embedding_bag(tap.reshape(-1, 4), table, mode="sum", per_sample_weights=share.reshape(-1, 4))
     # Where nothing counts, even the heaviest tap is not to be trusted.
-    values = torch.where((weight > 0)[..., None], read.view(*source.shape, c), 0)
-    return values, weight
+    return read.view(*source.shape, c).masked_fill((weight == 0)[..., None], 0), weight
 
 
 def repeat_nearest_good(
