@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mosaicmem.errors import ConfigError
+from mosaicmem.generation.keyframes import KeyframeConfig
+from mosaicmem.generation.rollout import RolloutConfig
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import LiftingConfig
 from mosaicmem.memory.retrieval import RetrievalConfig
+from mosaicmem.models.conditioning import Alignment
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class GridConfig:
 
     Attributes:
         stride: Pixels per latent cell where no pretrained VAE decides; 1 keeps pixels as they are.
-        patch: Latent cells per token, along each axis; unset: tokens of 16 pixels, or of 8 where 16 does not fit.
+        patch: Latent cells per token, along each axis; unset: tokens of 8 pixels, or of 16 for a VAE of stride 8 where
+            the image fits them.
     """
 
     stride: int = 1
@@ -33,7 +37,7 @@ class GridConfig:
         stride = stride or self.stride
         patch = self.patch
         if patch is None:
-            token = 16 if width % 16 == 0 and height % 16 == 0 else 8
+            token = 16 if stride >= 8 and width % 16 == 0 and height % 16 == 0 else 8
             patch = max(1, token // stride)
         return TokenGrid(width, height, stride, patch, temporal)
 
@@ -48,7 +52,7 @@ class VideoConfig:
         sheet_rows: Moments shown on a contact sheet.
     """
 
-    fps: float = 24.0
+    fps: float = 16.0
     panel: int = 240
     sheet_rows: int = 6
 
@@ -61,6 +65,35 @@ class VideoConfig:
 
 
 @dataclass(frozen=True)
+class GenerationConfig:
+    """How frames are generated and remembered.
+
+    Attributes:
+        window_size: Frames of a window, its first one (the last frame before it) included.
+        alignment: How memory tokens are read: `rope`, `latent` or `mixture`.
+        keyframe_interval: Write the reference frame of every so many latents into memory; 0 = off.
+        min_novel: Share of a frame's cells that must be new to memory for the frame to be written.
+    """
+
+    window_size: int = 17
+    alignment: Alignment = "mixture"
+    keyframe_interval: int = 1
+    min_novel: float = 0.0
+
+    def __post_init__(self) -> None:
+        refuse(
+            (not 2 <= self.window_size <= 10_000, f"window_size = {self.window_size}: expected 2 to 10000 frames"),
+            (self.keyframe_interval < 0, f"keyframe_interval = {self.keyframe_interval}: expected 0 (off) or more"),
+            (not 0 <= self.min_novel < 1, f"min_novel = {self.min_novel}: expected 0 to 1"),
+        )
+
+    def rollout(self, retrieval: RetrievalConfig, lifting: LiftingConfig) -> RolloutConfig:
+        """The generator's own settings."""
+        keyframes = KeyframeConfig(interval=self.keyframe_interval, min_novel=self.min_novel, lifting=lifting)
+        return RolloutConfig(self.alignment, retrieval, keyframes, show_mosaic=False)
+
+
+@dataclass(frozen=True)
 class DemoConfig:
     """The walk of the demo.
 
@@ -68,17 +101,23 @@ class DemoConfig:
         num_frames: Frames of the walk, out and back; the way back starts in the middle.
         width: Image width, pixels.
         height: Image height, pixels.
+        remember_every: Frames of the way out between two that are remembered.
+        sway: How far the way back strays from the way out, metres; less where something stands in the way.
     """
 
     num_frames: int = 97
     width: int = 128
     height: int = 128
+    remember_every: int = 4
+    sway: float = 0.25
 
     def __post_init__(self) -> None:
         refuse(
             (not 5 <= self.num_frames <= 100_000, f"num_frames = {self.num_frames}: expected 5 to 100000"),
             (not 16 <= self.width <= 4096, f"width = {self.width}: expected 16 to 4096 pixels"),
             (not 16 <= self.height <= 4096, f"height = {self.height}: expected 16 to 4096 pixels"),
+            (not 1 <= self.remember_every <= 10_000, f"remember_every = {self.remember_every}: expected 1 to 10000"),
+            (not 0 <= self.sway <= 2, f"sway = {self.sway}: expected 0 to 2 metres"),
         )
 
 
@@ -97,6 +136,7 @@ class Config:
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
     demo: DemoConfig = field(default_factory=DemoConfig)
 
     def __post_init__(self) -> None:

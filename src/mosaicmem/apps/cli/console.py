@@ -86,7 +86,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
     """Aligned text columns; numbers to the right, words to the left."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(header), *(len(row[i]) for row in cells), 0) for i, header in enumerate(headers)]
-    right = [bool(rows) and all(isinstance(row[i], (int, float)) or _numeric(str(row[i])) for row in rows) for i in range(len(headers))]
+    right = [
+        bool(rows) and all(isinstance(row[i], (int, float)) or _numeric(str(row[i])) for row in rows)
+        for i in range(len(headers))
+    ]
     return [
         "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)).rstrip()
         for row in [list(headers), *cells]
@@ -100,4 +103,7 @@ def bar(fraction: float, width: int = 40) -> str:
 
 
 def _numeric(text: str) -> bool:
-    return text.strip().lstrip("+-").replace(".", "", 1).replace("%", "", 1).replace(" dB", "").isdigit() or text in ("-", "")
+    return text.strip().lstrip("+-").replace(".", "", 1).replace("%", "", 1).replace(" dB", "").isdigit() or text in (
+        "-",
+        "",
+    )

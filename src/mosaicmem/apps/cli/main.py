@@ -143,9 +143,7 @@ def _parse(name: str, module: Any, argv: list[str]) -> tuple[Any, Any] | int:
         if not error.code:
             return 0
         raise ConfigError(_plain(complaint.getvalue()) or f"bad usage; see mosaicmem {name} --help") from None
-    config = type(base)(
-        **{f.name: getattr(args if f.name in shared else base, f.name) for f in fields(Config)}
-    )
+    config = type(base)(**{f.name: getattr(args if f.name in shared else base, f.name) for f in fields(Config)})
     return args, config
 
 

@@ -116,7 +116,7 @@ class Chart:
 def charts(plots: Sequence[Chart], x: Sequence[float], x_label: str, title: str, width: int = 900) -> Picture:
     """Charts above each other over one x axis, drawn at twice the size and reduced, for smooth lines."""
     k = 2
-    left, right, top, plot_h, gap, bottom = 70, 24, 50, 170, 46, 46
+    left, right, top, plot_h, gap, bottom = 70, 24, 66, 170, 46, 46
     height = top + len(plots) * (plot_h + gap) + bottom - gap + 10
     canvas = Image.new("RGB", (width * k, height * k), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -152,7 +152,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def number(value: float) -> str:
     """Shortest decimal of a tick."""
-    return f"{round(value, 6):g}"
+    return f"{round(value, 6) + 0.0:g}"  # + 0.0: no minus zero
 
 
 def _axes(draw: ImageDraw.ImageDraw, plot: Chart, px, x: Sequence[float], box: tuple[float, ...], k: int) -> None:

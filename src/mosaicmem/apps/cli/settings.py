@@ -35,7 +35,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     readers = {".toml": _read_toml, ".yaml": _read_yaml, ".yml": _read_yaml, ".json": _read_json}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ConfigError(f"{path}: unknown kind of settings file {path.suffix!r}; expected .toml, .yaml, .yml or .json")
+        raise ConfigError(
+            f"{path}: unknown kind of settings file {path.suffix!r}; expected .toml, .yaml, .yml or .json"
+        )
     try:
         value = reader(path)
     except InputError as error:
@@ -125,7 +127,9 @@ def to_toml(value: Mapping[str, Any], prefix: str = "") -> str:
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def _merge_into(out: dict[str, Any], cls: type, layer: Mapping[str, Any], source: str, at: str, problems: list[str]) -> None:
+def _merge_into(
+    out: dict[str, Any], cls: type, layer: Mapping[str, Any], source: str, at: str, problems: list[str]
+) -> None:
     hints = get_type_hints(cls)
     known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
     for key, value in layer.items():
@@ -136,7 +140,7 @@ def _merge_into(out: dict[str, Any], cls: type, layer: Mapping[str, Any], source
             problems.append(f"{source}: unknown setting {name!r}{_suggestion(str(key), at, known, cls)}")
         elif dataclasses.is_dataclass(known[key]):
             if not isinstance(value, Mapping):
-                problems.append(f"{source}: {name} = {reprlib.repr(value)}: expected a section of settings")
+                problems.append(f"{source}: {name} = {_short(value)}: expected a section of settings")
                 continue
             _merge_into(out.setdefault(key, {}), known[key], value, source, f"{name}.", problems)
         else:
@@ -145,7 +149,7 @@ def _merge_into(out: dict[str, Any], cls: type, layer: Mapping[str, Any], source
                 out[key] = converted
             else:
                 expected = describe(known[key])
-                problems.append(f"{source}: {name} = {reprlib.repr(value)}: expected {expected}")
+                problems.append(f"{source}: {name} = {_short(value)}: expected {expected}")
 
 
 def _construct(cls: type[D], settings: dict[str, Any], at: str, problems: list[str]) -> D:
@@ -208,11 +212,23 @@ def _suggestion(key: str, at: str, known: Mapping[str, Any], cls: type) -> str:
     if near:
         return f"; did you mean {at}{near[0]!s}?"
     if not at:
-        paths = [f"{name}.{f.name}" for name, hint in known.items() if dataclasses.is_dataclass(hint) for f in dataclasses.fields(hint)]
+        paths = [
+            f"{name}.{f.name}"
+            for name, hint in known.items()
+            if dataclasses.is_dataclass(hint)
+            for f in dataclasses.fields(hint)
+        ]
         inside = [path for path in paths if path.endswith(f".{key}")]
         if inside:
             return f"; did you mean {inside[0]}?"
     return f"; known here: {', '.join(known)}"
+
+
+def _short(value: Any) -> str:
+    """A value for a message: never longer than a line, however it is nested."""
+    brief = reprlib.Repr()
+    brief.maxlevel = 2
+    return brief.repr(value)
 
 
 def _plain(value: Any) -> Any:
@@ -260,4 +276,6 @@ def _read_json(path: Path) -> Any:
 
 
 def _kind(value: Any) -> str:
-    return {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}.get(type(value), "something else")
+    return {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}.get(
+        type(value), "something else"
+    )

@@ -54,7 +54,9 @@ class Ground:
         return (points - self.origin) @ self.up
 
 
-def draw_map(cameras: Cameras, points: Points | None, title: str, unit: str, size: int = 860, frusta: int = 14) -> Picture:
+def draw_map(
+    cameras: Cameras, points: Points | None, title: str, unit: str, size: int = 860, frusta: int = 14
+) -> Picture:
     """The map as a picture about `size` pixels wide.
 
     Points higher than every camera (a ceiling) are left out, as a plan of a room does; `unit` names the world's unit.
@@ -124,18 +126,22 @@ class _Sheet:
                 else:
                     self.draw.line([(self.left * k, y), ((self.left + w) * k, y)], GRID, k)
                     self.draw.text(((self.left - 8) * k, y), number(tick), FAINT, font(12 * k), anchor="rm")
-        self.draw.rectangle([self.left * k, self.top * k, (self.left + w) * k, (self.top + h) * k], outline=FAINT, width=k)
+        self.draw.rectangle(
+            [self.left * k, self.top * k, (self.left + w) * k, (self.top + h) * k], outline=FAINT, width=k
+        )
         where = ((self.left + w / 2) * k, (self.top + h + 36) * k)
         self.draw.text(where, f"to the right of the first camera ({unit})", FAINT, font(13 * k), anchor="mm")
         side = Image.new("RGB", (300 * k, 18 * k), PAPER)
         text = f"forward ({unit})"
         ImageDraw.Draw(side).text((150 * k, 9 * k), text, FAINT, font(13 * k), anchor="mm")
-        self.image.paste(side.crop((60 * k, 0, 240 * k, 18 * k)).rotate(90, expand=True), (2 * k, int(self.top + h / 2 - 90) * k))
+        self.image.paste(
+            side.crop((60 * k, 0, 240 * k, 18 * k)).rotate(90, expand=True), (2 * k, int(self.top + h / 2 - 90) * k)
+        )
 
     def patches(self, ground: Ground, points: Points) -> None:
         order = np.argsort(ground.height(points.xyz), kind="stable")
         centers = self.at(ground.flat(points.xyz))[order]
-        radii = np.clip(points.radius[order] * self.zoom * 0.5, 1.0, 9.0) * _SCALE
+        radii = np.clip(points.radius[order] * self.zoom * 0.9, 1.2, 14.0) * _SCALE
         x0, y0 = self.left * _SCALE, self.top * _SCALE
         x1, y1 = x0 + self.inner[0] * _SCALE, y0 + self.inner[1] * _SCALE
         for (x, y), r, color in zip(centers, radii, points.rgb[order], strict=True):
@@ -163,21 +169,26 @@ class _Sheet:
             for i in range(len(at) - 1):
                 fill = PAPER if color is None else time_color(i / max(1, len(at) - 2))
                 self.draw.line([tuple(at[i]), tuple(at[i + 1])], fill, width)
-        for index, share in ((0, 0.0), (-1, 1.0)):
+        # the start is the larger dot, so that a path that ends where it began shows both
+        for index, share, r in ((0, 0.0, 15), (-1, 1.0, 8)):
             x, y = at[index]
-            self.draw.ellipse([x - 13, y - 13, x + 13, y + 13], fill=PAPER)
-            self.draw.ellipse([x - 10, y - 10, x + 10, y + 10], fill=time_color(share))
+            self.draw.ellipse([x - r - 3, y - r - 3, x + r + 3, y + r + 3], fill=PAPER)
+            self.draw.ellipse([x - r, y - r, x + r, y + r], fill=time_color(share))
 
     def legend(self, title: str, frames: int, patches: int) -> None:
         k = _SCALE
         self.draw.text((self.left * k, 22 * k), title, INK, font(17 * k), anchor="lm")
-        text = f"{patches:,} patches in their own colours; path and frusta by time" if patches else "path and frusta by time"
+        text = (
+            f"{patches:,} patches in their own colours; path and frusta by time"
+            if patches
+            else "path and frusta by time"
+        )
         self.draw.text((self.left * k, 50 * k), text, FAINT, font(13 * k), anchor="lm")
         x1 = self.width - self.right - 8 - self.draw.textlength(str(frames - 1), font(12 * k)) / k
         x0 = x1 - 130
         for x in range(int(x0 * k), int(x1 * k)):
             self.draw.line([(x, 44 * k), (x, 56 * k)], time_color((x / k - x0) / (x1 - x0)))
-        self.draw.text(((x0 - 6) * k, 50 * k), "frame 0", FAINT, font(12 * k), anchor="rm")
+        self.draw.text(((x0 - 6) * k, 50 * k), "pose 0", FAINT, font(12 * k), anchor="rm")
         self.draw.text(((x1 + 6) * k, 50 * k), str(frames - 1), FAINT, font(12 * k), anchor="lm")
 
     def finish(self) -> Picture:
