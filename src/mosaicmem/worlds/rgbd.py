@@ -8,7 +8,8 @@
 | `generic` | a trajectory file, `image(s)/` or `rgb/`, `depth/` | mm, or metres in `.npy` | ours (0.5) |
 
 That half pixel is measured, not assumed, for the ICL living room: with it the photometric error between warped frames
-is lower on all of seven frame pairs (mean 4.49 against 4.54 of 255), and 93.1 % of frame 0 lands within 5 cm in frame 20.
+is lower on all of seven frame pairs (mean 4.49 against 4.54 of 255), and 93.1 % of frame 0 lands within 5 cm in frame
+20.
 
 Depth to colour is exact: a target pixel reads the depth of the source pixel its centre falls in, never an average,
 which would put points between a thing and what is behind it.
@@ -153,7 +154,7 @@ def _checked_intrinsics(root: Path, K: tuple[float, float, float, float], width:
     if fx <= 0 or fy <= 0 or not (0 < cx < width and 0 < cy < height):
         raise InputError(
             f"{root}: intrinsics fx {fx:g}, fy {fy:g}, cx {cx:g}, cy {cy:g} do not fit {width}x{height} images; "
-            "expected positive focal lengths and a centre inside the image. Give intrinsics=(fx, fy, cx, cy) of this image size"
+            "expected positive focal lengths and a centre inside the image. Give intrinsics=(fx, fy, cx, cy) that do"
         )
     return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
 
