@@ -62,7 +62,7 @@ class MemoryMeta:
 
 def save_memory(folder: Path, store: PatchStore, meta: MemoryMeta) -> None:
     """Write store and description into an existing folder."""
-    save_store(store, folder / STORE_FILE, asdict(meta))
+    save_store(store, folder / STORE_FILE, {**asdict(meta), "intrinsics": list(meta.intrinsics)})
 
 
 def describe_memory(
