@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mosaicmem.depth.estimator import DepthEstimate, DepthInfo
 from mosaicmem.errors import ConfigError, GeometryError, InputError, MissingWeightsError
 from mosaicmem.evaluation.metrics import psnr
 from mosaicmem.generation.backend import Models, load_models
@@ -61,25 +62,20 @@ def _frames(events: list[RolloutEvent]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Estimate:
-    depth: torch.Tensor
-    confidence: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
 class _WallDepth:
     """The true depth of the wall times a factor; unknown in the top rows."""
 
     factor: float = 1.0
     blind_rows: int = 0
+    scale_source: str = "model"
 
-    def estimate(self, frames: torch.Tensor, cameras: Cameras) -> _Estimate:
+    def estimate(self, frames: torch.Tensor, cameras: Cameras) -> DepthEstimate:
         depth = _wall(len(frames)) * self.factor
         depth[:, : self.blind_rows] = 0
-        return _Estimate(depth)
+        return DepthEstimate(depth, (depth > 0).float(), DepthInfo("wall", None, self.scale_source))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.integers(1, 13), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.booleans())
 def test_n_poses_give_exactly_n_consecutive_frames(n, groups, temporal, at_anchor):
     models = Models(PixelShuffleVAE(1, temporal), Compositor())
@@ -206,6 +202,23 @@ def test_estimated_depth_is_brought_to_the_scale_of_memory(factor):
     state, event = rollout_step(models, state, _path([50.0]))
     assert event.depth_source == "carried"
     assert state.depth_scale == pytest.approx(1 / factor)
+
+
+def test_a_jump_of_scale_is_believed_only_of_an_estimator_that_jumps():
+    first = Models(PixelShuffleVAE(), Compositor(invents=True), _WallDepth(1.0))
+    state, _ = rollout_step(first, _started(), _path([1.0]))
+    for scale_source, expected in (("model", 1 / 1.25), ("median", 1 / 3)):
+        models = replace(first, depth=_WallDepth(3.0, scale_source=scale_source))
+        assert rollout_step(models, state, _path([1.2]))[0].depth_scale == pytest.approx(expected)
+
+
+def test_observed_frames_without_depth_are_estimated_at_the_scale_of_memory():
+    models = Models(PixelShuffleVAE(), Compositor(), _WallDepth(1.7))
+    state = observe(models, _started(models), _paint(_path([0.5])), _path([0.5]))
+    assert torch.allclose(state.store.group(1).keyframe.depth, torch.tensor(WALL))
+    estimated = start(models, _paint(_path([0.0]))[0], _path([0.0]))
+    assert estimated.scale == pytest.approx(1.7 * WALL)
+    assert estimated.depth_scale == 1
 
 
 def test_what_was_invented_is_seen_again():

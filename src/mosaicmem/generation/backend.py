@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from mosaicmem._shapes import Float, Tensor
+from mosaicmem.depth.estimator import DepthEstimator
 from mosaicmem.errors import InputError, MissingWeightsError
-from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.generator import Generator
 from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
@@ -16,30 +14,6 @@ from mosaicmem.models.taef2 import TAEF2
 from mosaicmem.models.vae import VAE
 
 SYNTHETIC = "synthetic"
-
-
-@runtime_checkable
-class DepthEstimate(Protocol):
-    """Depth of some frames, as the depth room gives it."""
-
-    @property
-    def depth(self) -> Float[Tensor, "n H W"]:
-        """z-depth, 0 = unknown."""
-        ...
-
-    @property
-    def confidence(self) -> Float[Tensor, "n H W"] | None:
-        """Larger is better, or None."""
-        ...
-
-
-@runtime_checkable
-class DepthEstimator(Protocol):
-    """What the rollout asks of a depth back end."""
-
-    def estimate(self, frames: Float[Tensor, "n 3 H W"], cameras: Cameras) -> DepthEstimate:
-        """z-depth of frames in [-1, 1] seen by `cameras`."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,16 @@
-"""What of a generated window enters memory: depth for its reference frames, hygiene, lifting, insertion.
-
-Depth is never invented. Without an estimator it is what memory itself renders, and holes stay unknown; with one, its
-depth is scaled to agree with memory where both know, so that new patches land where old ones lie.
-"""
+"""What of a generated window enters memory: hygiene, lifting, insertion."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.clock import Clock
-from mosaicmem.generation.state import RolloutState, cells_to_pixels
+from mosaicmem.generation.depth import WindowDepth, cells_to_pixels
+from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.memory.lifting import LiftingConfig, lift
 from mosaicmem.memory.mosaic import Mosaic
@@ -43,42 +38,6 @@ class KeyframeConfig:
     def __post_init__(self) -> None:
         if self.interval < 0 or not 0 <= self.min_novel < 1:
             raise ConfigError(f"interval = {self.interval}, min_novel = {self.min_novel}: expected >= 0 and 0 to 1")
-
-
-MIN_INLIERS, MIN_INLIER_SHARE, INLIER_LOG = 16, 0.10, 0.2
-
-
-@dataclass(frozen=True)
-class WindowDepth:
-    """Depth of the reference frames of a window.
-
-    Attributes:
-        depth: `[l H W]` z-depth, 0 = unknown.
-        confidence: `[l H W]`, or None.
-        scale: Factor that the estimate was multiplied by; the state's previous one if there was no estimate.
-        source: `memory`, `estimated`, `carried` or `none`, as in `RolloutEvent.depth_source`.
-    """
-
-    depth: Float[Tensor, "l H W"]
-    confidence: Float[Tensor, "l H W"] | None
-    scale: float
-    source: str
-
-
-def window_depth(
-    models: Models, state: RolloutState, frames: Float[Tensor, "l 3 H W"], cameras: Cameras, mosaic: Mosaic
-) -> WindowDepth:
-    """Depth of generated frames: the estimator's, aligned to memory; without an estimator, what memory renders."""
-    rendered = cells_to_pixels(torch.where(mosaic.good, mosaic.depth, 0), state.grid)
-    if not len(frames):
-        return WindowDepth(rendered, None, state.depth_scale, "none")
-    if models.depth is None:
-        return WindowDepth(rendered, None, state.depth_scale, "memory" if bool(mosaic.good.any()) else "none")
-    estimate = models.depth.estimate(frames, cameras)
-    found = _align(estimate.depth, rendered)
-    scale = state.depth_scale if found is None else found
-    depth = torch.where(estimate.depth.isfinite() & (estimate.depth > 0), estimate.depth * scale, 0).float()
-    return WindowDepth(depth, estimate.confidence, scale, "carried" if found is None else "estimated")
 
 
 def write_keyframes(
@@ -137,15 +96,3 @@ def context_of(
         return None
     time = number / state.fps
     return lift(anchor, depth, camera, state.grid, frame=number, time=time, origin="generated", config=lifting)
-
-
-def _align(new: Float[Tensor, "l H W"], stored: Float[Tensor, "l H W"]) -> float | None:
-    """Median factor from `new` to `stored` depth where both are known; None if too few pixels agree with it."""
-    both = (new > 0) & new.isfinite() & (stored > 0)
-    if int(both.sum()) < MIN_INLIERS:
-        return None
-    log_ratio = (stored[both].double() / new[both].double()).log()
-    middle = log_ratio.median()
-    inliers = int(((log_ratio - middle).abs() < INLIER_LOG).sum())
-    enough = inliers >= max(MIN_INLIERS, MIN_INLIER_SHARE * len(log_ratio))
-    return float(middle.exp()) if enough else None

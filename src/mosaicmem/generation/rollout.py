@@ -17,8 +17,9 @@ from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.clock import Clock
+from mosaicmem.generation.depth import depth_of
 from mosaicmem.generation.events import RolloutEvent, StoreStatistics
-from mosaicmem.generation.keyframes import KeyframeConfig, context_of, window_depth, write_keyframes
+from mosaicmem.generation.keyframes import KeyframeConfig, context_of, write_keyframes
 from mosaicmem.generation.noise import frame_noise
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
@@ -108,7 +109,7 @@ def rollout_step(
         # the given frame itself, not its reconstruction
         frames = torch.cat([state.last_frame[None], frames[1:]])
     with clock("depth"):
-        depth = window_depth(models, state, frames[index], mosaic.cameras, mosaic)
+        depth = depth_of(models.depth, frames[index], mosaic, state.depth_scale)
     store, written = write_keyframes(
         models, state, frames[index], mosaic.cameras, numbers, depth, mosaic, config.keyframes, clock
     )

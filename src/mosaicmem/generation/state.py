@@ -13,6 +13,7 @@ import torch
 from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.generation.backend import Models
+from mosaicmem.generation.depth import cells_to_pixels, depth_of
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import LiftingConfig, lift
@@ -38,7 +39,7 @@ class RolloutState:
         anchor_pending: The anchor was given and has not been handed out yet: a path that begins at its camera gets it
             as its first frame.
         scale: `s`, median depth of the first anchor; translations are divided by it for the generator.
-        depth_scale: Factor last found between estimated depth and memory.
+        depth_scale: Factor last found between estimated depth and memory, or None.
         seed: Of all noise.
         prompt: Of the windows to come.
         fps: Frames a second, for the times of keyframes.
@@ -53,7 +54,7 @@ class RolloutState:
     next_frame: int
     anchor_pending: bool
     scale: float
-    depth_scale: float = 1.0
+    depth_scale: float | None = None
     seed: int = 42
     prompt: str = ""
     fps: float = 24.0
@@ -77,7 +78,8 @@ def start(
     Args:
         image: The first frame, in [-1, 1].
         camera: Its camera, one, at the image's size.
-        depth: z-depth, 0 = unknown. None asks `models.depth`; without that either, nothing is remembered of it.
+        depth: z-depth, 0 = unknown. None asks `models.depth` (aligned to `store`); without that either, nothing is
+            remembered of it.
         store: Memory to begin with; default empty. Frame numbers go on after the newest remembered frame.
         exclude: Pixels not to remember (sky, moving things).
 
@@ -90,8 +92,10 @@ def start(
     store = store or PatchStore.empty()
     first = 1 + max((group.keyframe.frame for group in store), default=-1)
     anchor = models.vae.encode_image(image[None])[0]
+    scale = None
     if depth is None and models.depth is not None:
-        depth = models.depth.estimate(image[None], camera).depth[0]
+        found = depth_of(models.depth, image[None], retrieve(store, camera, grid), None)
+        depth, scale = found.depth[0], found.scale or 1.0
     context = None
     if depth is not None:
         context = lift(
@@ -99,7 +103,7 @@ def start(
         )
         store = store.insert(context)
     return RolloutState(
-        store, image, anchor, camera, context, grid, first + 1, True, store.scale, seed=seed, prompt=prompt, fps=fps
+        store, image, anchor, camera, context, grid, first + 1, True, store.scale, scale, seed, prompt, fps
     )
 
 
@@ -159,7 +163,8 @@ def observe(
     Args:
         frames: In [-1, 1], consecutive after `state.next_frame - 1`.
         cameras: One each.
-        depth: z-depth, 0 = unknown. None asks `models.depth`; without that either, nothing is remembered.
+        depth: z-depth, 0 = unknown. None asks `models.depth` (aligned to memory); without that either, nothing is
+            remembered.
         every: Remember every so many frames, counted back from the last one; 0 remembers none.
     """
     if every < 0:
@@ -167,8 +172,10 @@ def observe(
     if not len(frames):
         return state
     cameras = _checked(frames, cameras)
+    scale = state.depth_scale
     if depth is None and models.depth is not None:
-        depth = models.depth.estimate(frames, cameras).depth
+        found = depth_of(models.depth, frames, retrieve(state.store, cameras, state.grid), scale)
+        depth, scale = found.depth, found.scale
     store, context = state.store, None
     for i in range(len(frames)):
         last = i == len(frames) - 1
@@ -198,13 +205,8 @@ def observe(
         next_frame=state.next_frame + len(frames),
         anchor_pending=False,
         scale=state.scale if len(state.store) else store.scale,
+        depth_scale=scale,
     )
-
-
-def cells_to_pixels(cells: Float[Tensor, "l h w"], grid: TokenGrid) -> Float[Tensor, "l H W"]:
-    """Every pixel takes the value of its cell, float32."""
-    s = grid.stride
-    return cells.float().repeat_interleave(s, 1).repeat_interleave(s, 2)
 
 
 def _checked(frames: Tensor, cameras: Cameras) -> Cameras:
