@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.depth.estimator import DepthEstimate, DepthInfo, check_frames, known_or_zero
@@ -36,7 +35,7 @@ class TransformersDepth:
         name: For the record.
     """
 
-    pipeline: Callable[[list[Image.Image]], Any]
+    pipeline: Callable[[list[Any]], Any]
     output: Literal["metric", "inverse"]
     name: str = "transformers"
 
@@ -56,6 +55,8 @@ class TransformersDepth:
 
     def estimate(self, frames: Float[Tensor, "n 3 H W"], cameras: Cameras) -> DepthEstimate:
         """See `DepthEstimator`. Inverse depth comes back as depth whose median is 1 in each frame; align it."""
+        from PIL import Image
+
         check_frames(frames, cameras)
         results = self.pipeline([Image.fromarray(picture) for picture in _bytes(frames)])
         results = [results] if isinstance(results, dict) else list(results)
