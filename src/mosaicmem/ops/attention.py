@@ -131,6 +131,7 @@ def attend(
     for kv, placed in keys:
         if len(kv) != len(placed):
             raise ConfigError(f"a key set holds {len(kv)} tokens but its placement {len(placed)}")
+    # An empty set may bring a mask, and with it another kernel and other last bits.
     filled = [pair for pair in keys if len(pair[0])] or list(keys[:1])
     if not filled:
         raise ConfigError("attend needs at least one key set; queries attend to their own tokens only if given them")
