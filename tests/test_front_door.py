@@ -18,6 +18,7 @@ FRONT_DOOR = {
     "ops": ["gather_cells", "make_cameras", "prope_attention", "rope_cos_sin"],
     "worlds": ["RGBDFolder", "Scene", "make_scene"],
     "models": ["Compositor", "PixelShuffleVAE", "TAEF2", "assemble", "canvas"],
+    "depth": ["align_scale"],
     "generation": ["RolloutEvent", "RolloutState", "rollout", "rollout_step"],
     "io": ["Trajectory", "lint", "load_store", "read_trajectory", "save_store", "write_trajectory"],
     "errors": ["MosaicMemError"],

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mosaicmem.depth.alignment import align_scale as align_scale
     from mosaicmem.errors import MosaicMemError as MosaicMemError
     from mosaicmem.generation.events import RolloutEvent as RolloutEvent
     from mosaicmem.generation.rollout import rollout as rollout
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from mosaicmem.worlds.scene import Scene as Scene
 
 _HOMES = {
+    "depth.alignment": ["align_scale"],
     "errors": ["MosaicMemError"],
     "generation.events": ["RolloutEvent"],
     "generation.rollout": ["rollout", "rollout_step"],
