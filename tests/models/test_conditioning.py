@@ -191,7 +191,8 @@ def test_g5_the_world_frame_and_the_unit_of_length_do_not_matter(rng):
 
     base = tokens(torch.eye(4, dtype=torch.float64), 1.0)
     assert len(base) > 20
-    for other in (tokens(G, 1.0), tokens(torch.eye(4, dtype=torch.float64), 7.3)):
+    eye = torch.eye(4, dtype=torch.float64)
+    for other in (tokens(G, 1.0), tokens(eye, 7.3), tokens(eye, 0.1)):
         assert torch.equal(_indices(base), _indices(other))
         torch.testing.assert_close(base.positions, other.positions, rtol=0, atol=1e-9)
         torch.testing.assert_close(base.features, other.features, rtol=0, atol=1e-9)
@@ -212,6 +213,41 @@ def test_deleted_patches_give_no_token_of_either_kind():
     intact = PatchStore.empty().insert(keyframe)
     whole = assemble(intact, retrieve(intact, _camera(x=2.5 * 4 / 48), GRID), "rope")
     assert (whole.features[:, None] == embedded[~mask][None]).all(-1).any()
+
+
+def test_a_deleted_patch_stays_away_where_magnified_neighbours_are_read_beside_it():
+    """At three times the size a whole target token can read just inside the corner of a patch that is gone."""
+    keyframe = _keyframe(_camera(), 4.0)
+    mask = torch.ones(GRID.tokens, dtype=torch.bool)
+    mask[::2, ::2] = False
+    store = PatchStore.from_groups([Group(keyframe, keyframe.camera.c2w[0], mask, 0)])
+    embedded = torch.nn.functional.unfold(keyframe.latents[None], 2, stride=2)[0].T.unflatten(0, GRID.tokens)
+    for step in torch.arange(0, 1, 0.03).tolist():  # in source cells, along both axes
+        viewmat = _camera(z=8 / 3).viewmats.clone()
+        viewmat[0, :2, 3] = -step * 4 * 4 / 48
+        tokens = assemble(store, retrieve(store, replace(_camera(), viewmats=viewmat), GRID), "rope")
+        assert not (tokens.features[:, None] == embedded[~mask][None]).all(-1).any()
+
+
+def test_patches_of_a_slanted_wall_land_exactly():
+    """Inverse depth is linear over the image of a plane, so the centre of every patch has a closed form."""
+    uv = torch.stack(torch.meshgrid(torch.arange(48) + 0.5, torch.arange(32) + 0.5, indexing="xy"), -1).double()
+
+    def depth_at(uv: torch.Tensor) -> torch.Tensor:
+        return 1 / (0.2 + 0.003 * uv[..., 0] + 0.002 * uv[..., 1])
+
+    # a cell takes the depth of one pixel: shift the plane so that this pixel's centre stands for the cell's
+    keyframe = _keyframe(_camera(), depth_at(uv - 0.5))
+    store = PatchStore.empty().insert(keyframe)
+    target = _camera(x=0.3, z=0.1)
+    tokens = assemble(store, retrieve(store, target, GRID), "rope")
+    embedded = torch.nn.functional.unfold(keyframe.latents[None], 2, stride=2)[0].T
+    patch = (tokens.features[:, None] == embedded[None]).all(-1).long().argmax(1)
+    center = GRID.token_centers(torch.float64).flatten(0, 1)[patch]
+    points = keyframe.camera.unproject(center[None], depth_at(center)[None])
+    landed, _, _ = target.project(points)
+    assert len(tokens) > 15
+    torch.testing.assert_close(tokens.positions[:, 1:], GRID.pixels_to_tokens(landed[0]).flip(-1), rtol=0, atol=1e-9)
 
 
 def test_partly_served_tokens_repeat_their_nearest_good_cell():

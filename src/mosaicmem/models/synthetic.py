@@ -104,23 +104,22 @@ class Compositor:
 def push_pull(values: Float[Tensor, "n c h w"], known: Bool[Tensor, "n h w"]) -> Float[Tensor, "n c h w"]:
     """Fill unknown cells smoothly from known ones, which keep their exact values (Gortler et al. 1996, "pull-push").
 
-    Known cells are averaged down a pyramid; on the way up every level takes the next coarser one, interpolated
-    linearly, where its own cells hold less than their share of known content. Unknown input values are never read.
-    Where nothing is known the result is 0.
+    Known cells are averaged down a pyramid until every cell of a level is known; on the way up every level takes the
+    next coarser one, interpolated linearly, where it knows nothing itself. Unknown input values are never read. Where
+    nothing is known the result is 0.
     """
-    weight = known[:, None].to(values.dtype)
-    return torch.where(known[:, None], values, _fill(torch.where(known[:, None], values, 0), weight))
+    return _fill(torch.where(known[:, None], values, 0), known[:, None])
 
 
-def _fill(values: Tensor, weight: Tensor) -> Tensor:
-    """`values` blended over its own pyramid by `weight` in [0, 1]; both `[n * h w]`."""
+def _fill(values: Tensor, known: Tensor) -> Tensor:
+    """`values` `[n c h w]`, 0 where not `known` `[n 1 h w]`, filled from its own pyramid."""
     h, w = values.shape[-2:]
     if h == 1 and w == 1:
         return values
+    # a cell beyond an odd border is unknown, so averages run over the cells that exist
     pad = (0, w % 2, 0, h % 2)
-    # a padded cell has weight 0, so an odd border is averaged over the cells that exist
-    total = F.avg_pool2d(F.pad(values * weight, pad), 2) * 4
-    mass = F.avg_pool2d(F.pad(weight, pad), 2) * 4
-    coarse = _fill(total / mass.clamp(min=1e-12), mass.clamp(max=1))
+    total = F.avg_pool2d(F.pad(values, pad), 2) * 4
+    count = F.avg_pool2d(F.pad(known.to(values.dtype), pad), 2) * 4
+    coarse = _fill(total / count.clamp(min=1), count > 0)
     up = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)[..., :h, :w]
-    return weight * values + (1 - weight) * up
+    return torch.where(known, values, up)
