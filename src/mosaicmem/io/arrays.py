@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def read_npy(path: Path) -> NDArray[np.generic]:
         return _read_array(file, size, str(path))
 
 
-class Npz(Mapping[str, "NDArray[np.generic]"]):
+class Npz:
     """Arrays of an npz by name, each unpacked when asked for, within the limits above."""
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +87,7 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[np.generic]], *, overwrit
         np.savez(file, allow_pickle=False, **dict(arrays))
 
 
-def _read_array(stream: BinaryIO, size: int, what: str) -> NDArray[np.generic]:
+def _read_array(stream: io.BufferedIOBase, size: int, what: str) -> NDArray[np.generic]:
     try:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):

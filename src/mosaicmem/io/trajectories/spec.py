@@ -132,7 +132,7 @@ def compact(value: Any) -> str:
 
 def _uniform(time: Array) -> bool:
     grid = np.linspace(time[0], time[-1], len(time))
-    return time[0] == 0 and bool(np.abs(time - grid).max() < 1e-6)
+    return bool(time[0] == 0 and np.abs(time - grid).max() < 1e-6)
 
 
 def _plain(trajectory: Trajectory) -> bool:
