@@ -104,6 +104,21 @@ def test_a_path_that_begins_at_the_given_frame_hands_it_out_unchanged_once():
     assert again[0].frames.tolist() == [3]
 
 
+class _LossyVAE(PixelShuffleVAE):
+    """Loses half of the contrast when it decodes."""
+
+    def decode_video(self, latents: torch.Tensor) -> torch.Tensor:
+        return super().decode_video(latents) / 2
+
+
+def test_a_given_frame_is_never_replaced_by_its_reconstruction():
+    models = Models(_LossyVAE(), Compositor())
+    state = _started(models)
+    _, event = rollout_step(models, state, _path([0.0, 0.1]))
+    assert np.array_equal(event.frames_u8[0], to_u8(state.last_frame[None])[0])
+    assert event.frames_u8[1].std() < 0.7 * event.frames_u8[0].std()
+
+
 def test_cutting_into_other_windows_changes_no_pixel():
     cameras = _path([0.1 * i for i in range(9)])
     whole = _frames(_run(SYNTHETIC, _started(), cameras, window=9)[1])
@@ -308,8 +323,8 @@ def test_a_path_in_another_unit_than_the_depth_is_pointed_out():
 
 def test_observing_moves_the_anchor_and_remembers_every_so_many():
     xs = [0.5, 1.0, 1.5, 2.0, 2.5]
-    state = observe(SYNTHETIC, _started(), _paint(_path(xs)), _path(xs), _wall(5), every=2)
-    assert [g.keyframe.frame for g in state.store] == [0, 1, 3, 5]
+    state = observe(SYNTHETIC, _started(), _paint(_path(xs)), _path(xs), _wall(5), every=3)
+    assert [g.keyframe.frame for g in state.store] == [0, 2, 5]
     assert all(g.keyframe.origin == "observed" for g in state.store)
     assert (state.next_frame, state.anchor_pending) == (6, False)
     assert torch.equal(state.last_frame, _paint(_path([2.5]))[0])
