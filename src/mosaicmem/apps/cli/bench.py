@@ -77,7 +77,8 @@ def run(args: Args, session: Session) -> Result:
     grid = session.config.grid.grid(args.width, args.height, vae.stride, vae.temporal)
     with session.stage("render"):
         scene = make_scene(session.config.seed, movers=False)
-        cameras = scene.walk(session.config.seed, args.num_frames, width=args.width, height=args.height)
+        walk = scene.walk(session.config.seed, max(2, args.num_frames), width=args.width, height=args.height)
+        cameras = walk[: args.num_frames]
         truth = scene.render(cameras.to(dtype=torch.float32))
     clock: dict[str, list[float]] = {stage: [] for stage in STAGES}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ class Console:
     def finish(self, result: Result) -> None:
         """Print the result: one JSON document, or lines of text."""
         if self.json:
-            print(json.dumps(result.data, indent=1, allow_nan=False))
+            print(json.dumps(finite_or_null(result.data), indent=1, allow_nan=False))
         else:
             for line in result.text:
                 print(line)
@@ -100,6 +101,17 @@ def bar(fraction: float, width: int = 40) -> str:
     """`fraction` in [0, 1] as a text bar; full blocks for what is there, dots for what is not."""
     filled = round(min(max(fraction, 0.0), 1.0) * width)
     return "█" * filled + "·" * (width - filled)
+
+
+def finite_or_null(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: what could not be measured becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(item) for item in value]
+    return value
 
 
 def _numeric(text: str) -> bool:

@@ -26,7 +26,7 @@ from mosaicmem.apps.cli.console import Result, table
 from mosaicmem.apps.cli.export_ply import store_points
 from mosaicmem.apps.cli.memory_folder import describe_memory, save_memory
 from mosaicmem.apps.cli.options import Common
-from mosaicmem.apps.cli.pictures import BLUE, ORANGE, Chart, Panel, Picture, Series, charts, row, sheet
+from mosaicmem.apps.cli.pictures import BLUE, ORANGE, Chart, Panel, Picture, Series, charts, moments, row, sheet
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.views import View, memory_views, to_float, to_u8
 from mosaicmem.apps.cli.visualize import memory_map
@@ -232,8 +232,8 @@ def _write(folder: Path, report: dict[str, Any], walk: Walk, session: Session) -
     )
     write_video(folder / "video.mp4", clip, video.fps)
     back = total - walk.seen
-    moments = walk.seen + np.unique(np.linspace(0, back - 1, min(back, video.sheet_rows)).round().astype(int))
-    rows = [(_caption(walk, report, int(i), "\n"), _panels(walk, int(i))) for i in moments]
+    shown = [walk.seen + i for i in moments(back, video.sheet_rows)]
+    rows = [(_caption(walk, report, i, "\n"), _panels(walk, i)) for i in shown]
     title = f"{label} The way back, from memory and without: {report['gain_db']:+.1f} dB"
     write_image(folder / "contact_sheet.png", sheet(rows, title, video.panel, "striped: nothing remembered there"))
     write_image(folder / "coverage.png", _chart(report, session))

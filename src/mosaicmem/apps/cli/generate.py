@@ -25,7 +25,7 @@ from mosaicmem.apps.cli.config import GenerationConfig
 from mosaicmem.apps.cli.console import Result, table
 from mosaicmem.apps.cli.memory_folder import describe_memory, load_memory, save_memory, vae_of
 from mosaicmem.apps.cli.options import Common, parse_size
-from mosaicmem.apps.cli.pictures import Chart, Panel, Series, charts, sheet
+from mosaicmem.apps.cli.pictures import Chart, Panel, Series, charts, moments, sheet
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.sources import (
     TrajectoryOptions,
@@ -151,7 +151,7 @@ def _begin(args: Args, session: Session) -> Beginning:
     if args.scene is not None:
         return _from_scene(args, args.scene, session)
     raise ConfigError(
-        "nothing to start from; give --memory DIR, or --image FILE with --depth FILE, or --scene SEED (a procedural room)"
+        "nothing to start from; give --memory DIR, --image FILE with --depth FILE, or --scene SEED (a rendered room)"
     )
 
 
@@ -285,9 +285,11 @@ def _write(
             write_image(out / "frames" / f"frame_{i:06d}.png", frame)
     else:
         write_npz(out / "frames.npz", {"frames": clip})
-    moments = np.unique(np.linspace(0, len(clip) - 1, min(len(clip), video.sheet_rows)).round().astype(int))
     shares = [f["coverage"] for f in report["frames"]]
-    rows = [(f"frame {i}\n{100 * shares[i]:.1f} % known", [Panel("generated", clip[i])]) for i in moments]
+    rows = [
+        (f"frame {i}\n{100 * shares[i]:.1f} % known", [Panel("generated", clip[i])])
+        for i in moments(len(clip), video.sheet_rows)
+    ]
     write_image(out / "contact_sheet.png", sheet(rows, f"[{session.backend}] {args.prompt[:40]}", video.panel))
     plot = Chart("share of the view that memory shows", [Series("coverage", [100 * c for c in shares])], 0, 100, " %")
     frames = [float(i) for i in range(len(clip))]

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from mosaicmem.apps.cli.console import Console
@@ -124,9 +124,7 @@ def _parse(name: str, module: Any, argv: list[str]) -> tuple[Any, Any] | int:
     file, assignments = _settings_options(argv)
     base = Config() if wants_help else build(Config, file, assignments)
     shared = {f.name for f in fields(Config)} & {f.name for f in fields(module.Args)}
-    # What the settings already say becomes the default of the option, so the option wins when it is given.
-    required = {f.name: tyro.MISSING for f in fields(module.Args) if _is_required(f)}
-    default = module.Args(**required, **{key: getattr(base, key) for key in shared})
+    default = _template(module.Args, {key: getattr(base, key) for key in shared})
     description = f"{module.__doc__.strip()}\n\nExample:\n  {module.EXAMPLE}"
     complaint = io.StringIO()
     try:
@@ -168,10 +166,23 @@ def _settings_options(argv: Sequence[str]) -> tuple[Any, list[str]]:
     return found.config, found.set
 
 
-def _is_required(f: Any) -> bool:
-    from dataclasses import MISSING
+def _template(cls: Any, settings: dict[str, Any]) -> Any:
+    """Arguments before the command line is read: what the settings say is the default, so the option wins when given.
 
-    return f.default is MISSING and f.default_factory is MISSING
+    Required fields hold a marker that is no legal value, which is why the constructor is left out.
+    """
+    from tyro import MISSING as REQUIRED
+
+    template = object.__new__(cls)
+    for f in fields(cls):
+        if f.name in settings:
+            value = settings[f.name]
+        elif f.default is not MISSING:
+            value = f.default
+        else:
+            value = REQUIRED if f.default_factory is MISSING else f.default_factory()
+        object.__setattr__(template, f.name, value)
+    return template
 
 
 def _overview() -> str:

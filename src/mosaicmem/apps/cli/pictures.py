@@ -93,6 +93,11 @@ def sheet(rows: Sequence[tuple[str, Sequence[Panel]]], title: str, height: int, 
     return np.array(canvas)
 
 
+def moments(total: int, count: int) -> list[int]:
+    """At most `count` indices of `total`, evenly spread, first and last among them."""
+    return [int(i) for i in np.unique(np.linspace(0, total - 1, min(total, count)).round())]
+
+
 @dataclass(frozen=True)
 class Series:
     """One curve of a chart; `values[i]` belongs to `x[i]`, NaN where there is none."""

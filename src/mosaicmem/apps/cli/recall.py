@@ -20,7 +20,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from mosaicmem.apps.cli.console import Result, bar, table
 from mosaicmem.apps.cli.memory_folder import load_memory, vae_of
 from mosaicmem.apps.cli.options import Common
-from mosaicmem.apps.cli.pictures import ORANGE, Chart, Panel, Picture, Series, charts, row, sheet
+from mosaicmem.apps.cli.pictures import ORANGE, Chart, Panel, Picture, Series, charts, moments, row, sheet
 from mosaicmem.apps.cli.scores import FrameScore, means, score
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.sources import TrajectoryOptions, cameras_at, open_recording
@@ -116,8 +116,7 @@ def _write(
     )
     striped = [row_image(views[i], holes[i]) for i in range(len(views))]
     write_video(out / "mosaic.mp4", np.stack(striped), video.fps)
-    moments = np.unique(np.linspace(0, len(views) - 1, min(len(views), video.sheet_rows)).round().astype(int))
-    rows = [(caption(i, "\n"), panels(i)) for i in moments]
+    rows = [(caption(i, "\n"), panels(i)) for i in moments(len(views), video.sheet_rows)]
     write_image(
         out / "contact_sheet.png",
         sheet(rows, "What memory shows" + (" and what is there" if real else ""), video.panel, HOLES),

@@ -1,8 +1,8 @@
 """Posed RGB-D frames in, a memory folder out.
 
 The recording is a folder: images and depth beside a trajectory (Redwood's trajectory.log, or any format that lint
-knows), or a TUM or 7-Scenes sequence. Without --size frames are reduced until the longer side is 160 pixels: small memories are
-quick and exact. With --vae they keep their own size; --size says otherwise in both cases.
+knows), or a TUM or 7-Scenes sequence. Without --size frames are reduced until the longer side is 160 pixels: small
+memories are quick and exact. With --vae they keep their own size; --size says otherwise in both cases.
 
 Writes: memory.safetensors, trajectory.json, map.png, contact_sheet.png, report.json, run.json.
 """
@@ -22,7 +22,7 @@ from mosaicmem.apps.cli.config import GridConfig
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import MemoryMeta, describe_memory, save_memory
 from mosaicmem.apps.cli.options import Common, parse_size
-from mosaicmem.apps.cli.pictures import FAINT, Panel, Picture, sheet
+from mosaicmem.apps.cli.pictures import FAINT, Panel, Picture, moments, sheet
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.sources import default_size, describe_intrinsics, parse_intrinsics
 from mosaicmem.apps.cli.views import to_u8
@@ -71,7 +71,7 @@ def run(args: Args, session: Session) -> Result:
     grid = session.config.grid.grid(*size, vae.stride, vae.temporal)
     cameras = recording.cameras.to(dtype=torch.float64).resized(*size)
     store, known, shown = PatchStore.empty(), [], []
-    moments = set(np.unique(np.linspace(0, len(chosen) - 1, session.config.video.sheet_rows).round().astype(int)))
+    pictured = set(moments(len(chosen), session.config.video.sheet_rows))
     with session.console.progress("remembering", len(chosen)) as tick:
         for count, index in enumerate(chosen):
             with session.stage("read"):
@@ -85,7 +85,7 @@ def run(args: Args, session: Session) -> Result:
                 key = lift(latents, depth, cameras[index], grid, frame=index, time=time, config=config)
             with session.stage("insert"):
                 store = store.insert(key)
-            if count in moments:
+            if count in pictured:
                 shown.append((f"frame {index}", [Panel("seen", to_u8(rgb)), Panel("depth", depth_picture(depth))]))
             tick()
     if not store.num_patches:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mosaicmem.apps.cli.config import Config
-from mosaicmem.apps.cli.console import Console, Result
+from mosaicmem.apps.cli.console import Console, Result, finite_or_null
 from mosaicmem.apps.cli.options import Common
 from mosaicmem.apps.cli.output import check_output, run_record, staged_folder, write_run
 from mosaicmem.apps.cli.settings import to_dict
@@ -80,7 +80,7 @@ class Session:
         data = {"command": self.command, "backend": self.backend, "note": self.note, **result.data}
         if self.args.out is not None and self.wrote is None:
             with self.folder() as staging:
-                write_json(staging / "report.json", data)
+                write_json(staging / "report.json", finite_or_null(data))
         if self.wrote is not None:
             data["out"] = str(self.wrote)
         tail = [f"wrote {self.wrote}"] if self.wrote is not None else []

@@ -184,7 +184,7 @@ def read_depth(path: Path, own_width: int, own_height: int, width: int, height: 
         depth = read_depth_png(path)
     if depth.shape != (own_height, own_width):
         raise InputError(
-            f"{path}: {depth.shape[1]}x{depth.shape[0]} pixels, its image has {own_width}x{own_height}; expected the same"
+            f"{path}: {depth.shape[1]}x{depth.shape[0]} pixels, its image {own_width}x{own_height}; expected the same"
         )
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
     if not (depth > 0).any():
