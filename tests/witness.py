@@ -91,7 +91,7 @@ TEXT: dict[str, tuple[str, str, dict]] = {
 def _npz(**arrays: object) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         path = folder / "a.npz"
-        np.savez(path, **{k: np.asarray(v) for k, v in arrays.items()})
+        np.savez(path, allow_pickle=False, **{k: np.asarray(v) for k, v in arrays.items()})
         return path
 
     return write

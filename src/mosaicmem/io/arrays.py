@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-
 import numpy as np
 from numpy.typing import NDArray
 
