@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def png_that_claims(width: int, height: int) -> bytes:
     )
 
 
-def hub(viewmat: list[object], n: int = 1) -> str:
+def hub(viewmat: Sequence[float], n: int = 1) -> str:
     frame = {"t": 0.0, "viewmat": viewmat, "K": [40, 40, 24, 16]}
     frames = [{**frame, "t": i / 16} for i in range(n)]
     head = {"format": "mosaicmem.trajectory", "version": 1, "axes": "opencv", "width": 48, "height": 32}

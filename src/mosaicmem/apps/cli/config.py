@@ -66,31 +66,24 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How frames are generated and remembered.
+    """How frames are generated.
 
     Attributes:
         window_size: Frames of a window, its first one (the last frame before it) included.
         alignment: How memory tokens are read: `rope`, `latent` or `mixture`.
-        keyframe_interval: Write the reference frame of every so many latents into memory; 0 = off.
-        min_novel: Share of a frame's cells that must be new to memory for the frame to be written.
     """
 
     window_size: int = 17
     alignment: Alignment = "mixture"
-    keyframe_interval: int = 1
-    min_novel: float = 0.0
 
     def __post_init__(self) -> None:
         refuse(
             (not 2 <= self.window_size <= 10_000, f"window_size = {self.window_size}: expected 2 to 10000 frames"),
-            (self.keyframe_interval < 0, f"keyframe_interval = {self.keyframe_interval}: expected 0 (off) or more"),
-            (not 0 <= self.min_novel < 1, f"min_novel = {self.min_novel}: expected 0 to 1"),
         )
 
     def rollout(self, retrieval: RetrievalConfig, lifting: LiftingConfig) -> RolloutConfig:
         """The generator's own settings."""
-        keyframes = KeyframeConfig(interval=self.keyframe_interval, min_novel=self.min_novel, lifting=lifting)
-        return RolloutConfig(self.alignment, retrieval, keyframes, show_mosaic=False)
+        return RolloutConfig(self.alignment, retrieval, KeyframeConfig(lifting=lifting), show_mosaic=False)
 
 
 @dataclass(frozen=True)
