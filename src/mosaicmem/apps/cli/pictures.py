@@ -75,7 +75,9 @@ def sheet(rows: Sequence[tuple[str, Sequence[Panel]]], title: str, height: int, 
     pictures = [[enlarge(panel, height) for panel in panels] for _, panels in rows]
     titles = [panel.title for panel in rows[0][1]]
     cell_h, cell_w = pictures[0][0].shape[:2]
-    left, top, bottom = 112, 68, 30
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = 24 + int(max(ruler.textlength(line, font(13)) for label, _ in rows for line in label.split("\n")))
+    top, bottom = 68, 30
     width = left + len(titles) * (cell_w + GAP) + GAP
     canvas = Image.new("RGB", (width, top + len(rows) * (cell_h + GAP) + bottom), PAPER)
     draw = ImageDraw.Draw(canvas)
