@@ -97,3 +97,39 @@ def test_a_thinned_pool_covers_as_much_as_looking_at_everything(seed: int) -> No
     thin = retrieve(store, views, GRID, RetrievalConfig(pool=12)).coverage.mean()
     full = retrieve(store, views, GRID, RetrievalConfig(pool=30)).coverage.mean()
     assert float(thin) > 0.98 * float(full)
+
+
+def test_slopes_are_those_of_planes_and_stop_at_edges() -> None:
+    """The kernel, its torch twin and the loop agree; on a plane seen at a slant they are the closed form."""
+    from mosaicmem.geometry.warps import MAX_BEND, MAX_SLOPE, inverse_depth_slopes
+    from mosaicmem.memory import _kernels
+    from mosaicmem.memory.reference import tangent_planes
+
+    x, y = torch.meshgrid(torch.arange(12.0).double(), torch.arange(8.0).double(), indexing="xy")
+    depth = 1 / (0.5 + 0.02 * x - 0.01 * y)
+    depth[:, 7:] = 9.0
+    valid = torch.ones_like(depth, dtype=torch.bool)
+    valid[2, 3] = False
+    slopes = inverse_depth_slopes(depth, valid)
+    planes = np.zeros((8, 12, 3))
+    _kernels.tangent_planes(depth.numpy(), valid.numpy(), MAX_SLOPE, MAX_BEND, planes)
+    torch.testing.assert_close(torch.from_numpy(planes[..., 1:]), slopes)
+    torch.testing.assert_close(tangent_planes(depth, valid)[..., 1:], slopes)
+    known = valid.clone()
+    known[2, :] = False  # a row with a gap may have no straight run of three
+    torch.testing.assert_close(slopes[..., 0][:, :7][known[:, :7]], torch.full((49,), 0.02, dtype=torch.float64))
+    assert bool((slopes[:, 7:] == 0).all()), "the far wall is flat right up to the edge"
+    noise = depth * (1 + 0.05 * torch.randn(depth.shape, generator=torch.Generator().manual_seed(0)))
+    assert float((inverse_depth_slopes(noise, valid) != 0).double().mean()) < 0.3
+
+
+def test_what_is_too_coarse_to_show_still_stands_in_the_way() -> None:
+    from tests.memory.scenes import camera
+
+    store = PatchStore.empty().insert(keyframe(9.0, camera(), frame=0))
+    near = store.insert(keyframe(4.0, camera(at=(0, 0, -3.2)), frame=1))
+    open_view = retrieve(store, camera(), GRID)
+    blocked = retrieve(near, camera(), GRID)
+    assert bool(open_view.good.all())
+    assert 0.1 < float(blocked.holes.double().mean()) < 0.9, "where its cells land, not the wide gaps between"
+    assert not bool((blocked.source == 1).any())

@@ -100,17 +100,18 @@ def test_content_in_front_is_not_stretched_into_what_it_uncovers():
 
 def test_a_steep_surface_needs_its_slope():
     x = torch.arange(6.0).double()
-    depth = (2 + x).expand(1, 4, 6).contiguous()  # a ramp: one unit deeper with every cell
+    depth = (1 / (0.5 - 0.08 * x)).expand(1, 4, 6).contiguous()  # a plane at a glancing angle
     slope = torch.zeros(1, 4, 6, 2).double()
-    slope[..., 0] = 1
-    latents = depth[:, None].clone()
+    slope[..., 0] = -0.08
+    latents = 1 / depth[:, None]
     valid, source = torch.ones_like(depth, dtype=torch.bool), torch.zeros(3).long()
-    cells, z = torch.tensor([[0.5, 1.5], [1.25, 0], [3.5, 2]]).double(), torch.tensor([2.5, 3.25, 5.5]).double()
+    cells = torch.tensor([[0.5, 1.5], [1.25, 0], [3.5, 2]]).double()
+    z = 1 / (0.5 - 0.08 * cells[:, 0])
     _, plain = gather_cells(latents, depth, valid, source, cells, z, 0.02)
     assert (plain == 0).all()
     values, weight = gather_cells(latents, depth, valid, source, cells, z, 0.02, slope=slope)
     assert (weight - 1).abs().max() < 1e-12
-    assert (values[:, 0] - z).abs().max() < 1e-12
+    assert (values[:, 0] - 1 / z).abs().max() < 1e-12
     assert (gather_cells(latents, depth, valid, source, cells, z + 1, 0.02, slope=slope)[1] == 0).all()
 
 

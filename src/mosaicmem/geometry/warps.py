@@ -226,3 +226,43 @@ def backward_gather(
     good = total >= min_weight
     read = (values.flatten(1)[:, index] * weight).sum(-1) / torch.where(good, total, 1)
     return torch.where(good, read, 0), good
+
+
+MAX_SLOPE = 0.3
+"""Inverse depth that changes by more than this share of itself per cell is an edge, not a slope."""
+
+MAX_BEND = 0.005
+"""Three cells whose inverse depths are off a line by more than this share are not one surface."""
+
+
+def inverse_depth_slopes(
+    depth: Float[Tensor, "*b h w"],
+    valid: Bool[Tensor, "*b h w"],
+    max_slope: float = MAX_SLOPE,
+    max_bend: float = MAX_BEND,
+) -> Float[Tensor, "*b h w 2"]:
+    """Change of inverse depth per cell along (x, y): the tangent plane of the surface in every cell.
+
+    Inverse depth is linear across the image of a plane. Along each axis, of the three runs of three cells that
+    contain the cell (centred on it, ending in it, starting in it) the straightest is taken, so that a surface is
+    continued by its own side of an edge. Where none is straight, as on noise and on thin things, the slope is 0.
+
+    Args:
+        depth: z-depth at cell centres, world units; what invalid cells hold is not read.
+
+    Returns:
+        float64, 0 at invalid cells.
+    """
+    inverse = torch.where(valid, 1 / depth.double(), torch.nan)
+    slopes = []
+    for axis in (-1, -2):
+        padded = torch.nn.functional.pad(inverse, (2, 2, 0, 0) if axis == -1 else (0, 0, 2, 2), value=torch.nan)
+        count = inverse.shape[axis]
+        cells = [padded.narrow(axis, offset, count) for offset in range(5)]
+        runs = [cells[first : first + 3] for first in (1, 0, 2)]
+        bends = torch.stack([(a - 2 * b + c).abs().nan_to_num(torch.inf) for a, b, c in runs])
+        bend, best = bends.min(0)
+        slope = torch.stack([(c - a) / 2 for a, _, c in runs]).gather(0, best[None]).squeeze(0)
+        straight = (bend <= max_bend * inverse) & (slope.abs() <= max_slope * inverse)
+        slopes.append(torch.where(straight, slope, 0.0))
+    return torch.stack(slopes, dim=-1)

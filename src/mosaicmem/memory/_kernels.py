@@ -114,47 +114,110 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
 
 @njit(cache=True)
 @no_type_check
-def splat_cells(depth, valid, P, magnify, stride, near, rho_max, tau, zmin, hit, hit_depth, hit_rho):
+def tangent_planes(depth, valid, max_slope, max_bend, planes):
+    """Inverse depth at each valid cell and its change per cell along x and y: `planes [h w 3]`.
+
+    The twin, and the reasons, are `geometry.warps.inverse_depth_slopes`.
+    """
+    h, w = depth.shape
+    for r in range(h):
+        for c in range(w):
+            planes[r, c, 0] = 1.0 / float(depth[r, c]) if valid[r, c] else np.nan
+    for r in range(h):
+        for c in range(w):
+            if not valid[r, c]:
+                continue
+            here = planes[r, c, 0]
+            for axis in range(2):
+                at, count = (c, w) if axis == 0 else (r, h)
+                slope, bend = 0.0, np.inf
+                for first in (-1, -2, 0):  # the stencil's first cell: central, backward, forward
+                    if at + first < 0 or at + first + 2 >= count:
+                        continue
+                    if axis == 0:
+                        a, b, d = planes[r, c + first, 0], planes[r, c + first + 1, 0], planes[r, c + first + 2, 0]
+                    else:
+                        a, b, d = planes[r + first, c, 0], planes[r + first + 1, c, 0], planes[r + first + 2, c, 0]
+                    second = abs(a - 2 * b + d)
+                    if second < bend:  # never true for NaN
+                        bend = second
+                        slope = 0.5 * (d - a)
+                if not (bend <= max_bend * here and abs(slope) <= max_slope * here):
+                    slope = 0.0
+                planes[r, c, 1 + axis] = slope
+    for r in range(h):
+        for c in range(w):
+            if not valid[r, c]:
+                planes[r, c, 0] = 0.0
+
+
+@njit(cache=True)
+@no_type_check
+def splat_cells(planes, valid, P, stride, near, rho_max, tau, zmin, hit, hit_depth, hit_rho, block):
     """Land every valid source cell in the target grid, with its true footprint, and z-buffer within the group.
 
-    `magnify [2]` is f_target / f_source times the group's scale; `zmin [h w]` starts at infinity and `hit` at -1.
-    `zmin` gets the nearest depth per target cell; `hit` the source cell that, among those within `tau` of the nearest,
-    lands closest to the cell's centre (then nearer, then first in row order), with its depth and magnification.
-    Returns how many cells landed inside the image, and how many only failed for being magnified too far.
+    The footprint is the bounding box of the cell's four corners on its tangent plane, at least one target cell wide:
+    a wall seen at a glancing angle and now from the front covers many cells with each of its own. Cells magnified
+    beyond `rho_max` along an axis are not shown, but they stand in the way: `block [h w]` gets their nearest depth
+    within one cell of where they land.
+
+    `zmin [h w]` starts at infinity and `hit` at -1. `zmin` gets the nearest depth per target cell; `hit` the source
+    cell that, among those within `tau` of the nearest, lands closest to the cell's centre (then nearer, then first in
+    row order), with its depth and magnification. Returns how many cells landed inside the image, and how many of
+    those were magnified too far.
     """
-    h_src, w_src = depth.shape
+    h_src, w_src = valid.shape
     h, w = zmin.shape
     distance = np.full((h, w), np.inf)
     landed = coarse = 0
+    step = 0.5 * stride
     for phase in range(2):
         for r in range(h_src):
             v = (r + 0.5) * stride
             for c in range(w_src):
                 if not valid[r, c]:
                     continue
-                d = float(depth[r, c])
-                du, dv = d * (c + 0.5) * stride, d * v
-                z = P[2, 0] * du + P[2, 1] * dv + P[2, 2] * d + P[2, 3]
+                u, inverse = (c + 0.5) * stride, planes[r, c, 0]
+                zw = P[2, 0] * u + P[2, 1] * v + P[2, 2] + P[2, 3] * inverse  # z' / d
+                z = zw / inverse
                 if z <= near:
                     continue
-                x = (P[0, 0] * du + P[0, 1] * dv + P[0, 2] * d + P[0, 3]) / z
-                y = (P[1, 0] * du + P[1, 1] * dv + P[1, 2] * d + P[1, 3]) / z
-                rho_x, rho_y = magnify[0] * d / z, magnify[1] * d / z
-                half_x = 0.5 * stride * min(max(rho_x, 1.0), rho_max)
-                half_y = 0.5 * stride * min(max(rho_y, 1.0), rho_max)
-                if not (x + half_x > 0 and y + half_y > 0 and x - half_x < w * stride and y - half_y < h * stride):
+                xw = P[0, 0] * u + P[0, 1] * v + P[0, 2] + P[0, 3] * inverse
+                yw = P[1, 0] * u + P[1, 1] * v + P[1, 2] + P[1, 3] * inverse
+                x, y = xw / zw, yw / zw
+                left = right = x
+                top = bottom = y
+                for corner in range(4):
+                    sx, sy = 2 * (corner & 1) - 1, (corner & 2) - 1
+                    bend = 0.5 * (sx * planes[r, c, 1] + sy * planes[r, c, 2])
+                    zc = zw + step * (sx * P[2, 0] + sy * P[2, 1]) + P[2, 3] * bend
+                    if zc <= 0.1 * zw:  # the plane nearly reaches the camera: no finite footprint
+                        left, right = x - stride * rho_max, x + stride * rho_max
+                        break
+                    xc = (xw + step * (sx * P[0, 0] + sy * P[0, 1]) + P[0, 3] * bend) / zc
+                    yc = (yw + step * (sx * P[1, 0] + sy * P[1, 1]) + P[1, 3] * bend) / zc
+                    left, right = min(left, xc), max(right, xc)
+                    top, bottom = min(top, yc), max(bottom, yc)
+                rho = max(right - left, bottom - top) / stride
+                left, right = min(left, x - step), max(right, x + step)
+                top, bottom = min(top, y - step), max(bottom, y + step)
+                if right <= 0 or bottom <= 0 or left >= w * stride or top >= h * stride:
                     continue
-                rho = max(rho_x, rho_y)
                 if phase == 0:
                     landed += 1
-                if rho > rho_max:
-                    coarse += phase == 0
+                if rho > rho_max and phase == 1:
                     continue
-                j0, j1 = _first_last(x, half_x, stride, w)
-                i0, i1 = _first_last(y, half_y, stride, h)
+                if rho > rho_max:
+                    coarse += 1
+                    left, right = max(left, x - stride), min(right, x + stride)
+                    top, bottom = max(top, y - stride), min(bottom, y + stride)
+                j0, j1 = _first_last(0.5 * (left + right), 0.5 * (right - left), stride, w)
+                i0, i1 = _first_last(0.5 * (top + bottom), 0.5 * (bottom - top), stride, h)
                 for i in range(i0, i1 + 1):
                     for j in range(j0, j1 + 1):
-                        if phase == 0:
+                        if rho > rho_max:
+                            block[i, j] = min(block[i, j], z)
+                        elif phase == 0:
                             zmin[i, j] = min(zmin[i, j], z)
                         elif z <= (1 + tau) * zmin[i, j]:
                             dist = (x - (j + 0.5) * stride) ** 2 + (y - (i + 0.5) * stride) ** 2
@@ -198,12 +261,12 @@ def view_quality(zmin, depth, rho, tau, center, focal, principal, stride, theta,
 
 @njit(cache=True, inline="always")
 @no_type_check
-def _taps(depth, valid, x, y, z, tau):
-    """Share of bilinear weight on cells that agree with depth `z` at latent coordinates (x, y), and their depth.
+def _taps(planes, valid, x, y, z, tau):
+    """Share of bilinear weight on cells that agree with depth `z` at latent coordinates (x, y), and their mean 1/d.
 
-    The depth is averaged as its inverse, which is linear across the image of a plane.
+    Each tap is carried to (x, y) along its own tangent plane before it is compared or averaged.
     """
-    h, w = depth.shape
+    h, w = valid.shape
     x0, y0 = math.floor(x), math.floor(y)
     total = inverse = 0.0
     for dy in range(2):
@@ -211,34 +274,19 @@ def _taps(depth, valid, x, y, z, tau):
             r, c = y0 + dy, x0 + dx
             if r < 0 or c < 0 or r >= h or c >= w or not valid[r, c]:
                 continue
-            d = float(depth[r, c])
-            if abs(d - z) > tau * z:
+            carried = planes[r, c, 0] + planes[r, c, 1] * (x - c) + planes[r, c, 2] * (y - r)
+            if carried <= 0 or abs(1.0 / carried - z) > tau * z:
                 continue
             b = (x - x0 if dx else 1 - x + x0) * (y - y0 if dy else 1 - y + y0)
             total += b
-            inverse += b / d
+            inverse += b * carried
     return total, inverse
 
 
 @njit(cache=True)
 @no_type_check
 def read_back(
-    depth,
-    valid,
-    P,
-    Q,
-    stride,
-    near,
-    tau,
-    tau_surface,
-    w_min,
-    steps,
-    hit,
-    hit_depth,
-    uv,
-    source_z,
-    refined,
-    good,
+    planes, valid, P, Q, stride, near, tau, tau_surface, w_min, steps, hit, hit_depth, uv, source_z, refined, good
 ):
     """Find, for every target cell the group lands in, the source position that shows what the cell sees.
 
@@ -262,7 +310,7 @@ def read_back(
                     break
                 gu = (D * (Q[0, 0] * u + Q[0, 1] * v + Q[0, 2]) + Q[0, 3]) / z
                 gv = (D * (Q[1, 0] * u + Q[1, 1] * v + Q[1, 2]) + Q[1, 3]) / z
-                total, inverse = _taps(depth, valid, gu / stride - 0.5, gv / stride - 0.5, z, tau)
+                total, inverse = _taps(planes, valid, gu / stride - 0.5, gv / stride - 0.5, z, tau)
                 if total < w_min or inverse <= 0:
                     break
                 d = total / inverse
@@ -279,12 +327,12 @@ def read_back(
 
 @njit(cache=True)
 @no_type_check
-def assign_owners(good, depth, quality, weight, tau, patch, min_cells, owner, source, covered):
+def assign_owners(good, depth, block, quality, weight, tau, patch, min_cells, owner, source, covered):
     """Per token, rank groups by the quality they show in it, earlier pick first on ties; each cell takes the first.
 
     `good [k h w]`, refined `depth [k h w]`, `quality [k h w]`. A cell is served only by groups within `tau` of the
-    nearest refined depth there (`good` is cleared elsewhere). `owner [m n]` and `source [h w]` get positions in the
-    pick order, -1 for none.
+    nearest refined depth there, or of `block [h w]`, what stands in the way unshown (`good` is cleared elsewhere).
+    `owner [m n]` and `source [h w]` get positions in the pick order, -1 for none.
     """
     count = good.shape[0]
     m, n = owner.shape
@@ -295,7 +343,7 @@ def assign_owners(good, depth, quality, weight, tau, patch, min_cells, owner, so
             votes[:] = 0
             for i in range(ti * patch, (ti + 1) * patch):
                 for j in range(tj * patch, (tj + 1) * patch):
-                    front = np.inf
+                    front = block[i, j]
                     for k in range(count):
                         if good[k, i, j]:
                             front = min(front, depth[k, i, j])

@@ -17,6 +17,7 @@ from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.projection import project, unproject
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.geometry.warps import MAX_BEND, MAX_SLOPE
 from mosaicmem.memory.patches import Group
 from mosaicmem.memory.retrieval import RetrievalConfig
 from mosaicmem.memory.store import PatchStore
@@ -29,6 +30,7 @@ class Landing(NamedTuple):
     depth: Float[Tensor, "q"]
     rho: Float[Tensor, "q"]
     hit: Int[Tensor, "q"]
+    block: Float[Tensor, "q"]
 
 
 class Reading(NamedTuple):
@@ -51,26 +53,66 @@ class ReferenceView(NamedTuple):
     picked: list[int]
 
 
-def source_scale(group: Group) -> float:
-    """How much an edit has scaled the group; 1 for a rigid one."""
-    return float(torch.linalg.det(group.world_from_cam[:3, :3]).abs() ** (1 / 3))
+def tangent_planes(depth: Float[Tensor, "h w"], valid: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Inverse depth, and its change per cell along x and y by the straightest run of three cells."""
+    h, w = depth.shape
+    inverse = [[1 / float(depth[r, c]) if bool(valid[r, c]) else None for c in range(w)] for r in range(h)]
+    out = torch.zeros(h, w, 3, dtype=torch.float64)
+
+    def value(r: int, c: int) -> float | None:
+        return inverse[r][c] if 0 <= r < h and 0 <= c < w else None
+
+    for r in range(h):
+        for c in range(w):
+            here = inverse[r][c]
+            if here is None:
+                continue
+            out[r, c, 0] = here
+            for axis, (dr, dc) in enumerate([(0, 1), (1, 0)]):
+                best, slope = math.inf, 0.0
+                for first in (-1, -2, 0):
+                    run = [value(r + (first + i) * dr, c + (first + i) * dc) for i in range(3)]
+                    x, y, z = (math.nan if v is None else v for v in run)
+                    if abs(x - 2 * y + z) < best:
+                        best, slope = abs(x - 2 * y + z), (z - x) / 2
+                if best <= MAX_BEND * here and abs(slope) <= MAX_SLOPE * here:
+                    out[r, c, 1 + axis] = slope
+    return out
 
 
-def land(group: Group, view: Cameras, grid: TokenGrid, config: RetrievalConfig, near: float) -> Landing:
+def land(group: Group, planes: Tensor, view: Cameras, grid: TokenGrid, config: RetrievalConfig, near: float) -> Landing:
     """R2 and R3 for one group, by testing all pairs of source and target cells."""
     keyframe, camera = group.keyframe, group.keyframe.camera
     source_grid = TokenGrid(camera.width, camera.height, keyframe.stride, keyframe.patch)
     uv = source_grid.cell_centers(torch.float64).reshape(-1, 2)
-    d = keyframe.depth.double().reshape(-1)
-    world = se3.transform_points(group.world_from_cam, unproject(uv, d, camera.Ks[0]))
-    landing, z = project(se3.transform_points(view.viewmats[0], world), view.Ks[0])
-    focal = view.Ks[0].diagonal()[:2] / camera.Ks[0].diagonal()[:2]
-    rho = focal * (source_scale(group) * d / z)[:, None]
-    usable = group.valid.reshape(-1) & (z > near) & (rho.amax(-1) <= config.rho_max)
-    half = grid.stride / 2 * rho.clamp(1, config.rho_max)
+    planes = planes.reshape(-1, 3)
+
+    def place(offset: tuple[float, float]) -> tuple[Tensor, Tensor]:
+        """Landing and depth of the point `offset` cells from each cell's centre, on its tangent plane."""
+        inverse = planes[:, 0] + planes[:, 1] * offset[0] + planes[:, 2] * offset[1]
+        at = uv + torch.tensor(offset, dtype=torch.float64) * keyframe.stride
+        ray = unproject(at, torch.ones_like(inverse), camera.Ks[0])
+        M = view.viewmats[0] @ group.world_from_cam  # homogeneous, so that a plane may pass behind the camera
+        x = ray @ M[:3, :3].T + inverse[:, None] * M[:3, 3]
+        return project(x, view.Ks[0])
+
+    landing, zw = place((0.0, 0.0))
+    z = zw / planes[:, 0]
+    corners = [place((sx / 2, sy / 2)) for sy in (-1, 1) for sx in (-1, 1)]
+    bounded = torch.stack([zc for _, zc in corners]).amin(0) > 0.1 * zw
+    low = torch.stack([landing, *(x for x, _ in corners)]).amin(0)
+    high = torch.stack([landing, *(x for x, _ in corners)]).amax(0)
+    rho = torch.where(bounded, (high - low).amax(-1) / grid.stride, math.inf)
+    half = grid.stride / 2
+    low, high = torch.minimum(low, landing - half)[:, None], torch.maximum(high, landing + half)[:, None]
+    usable = group.valid.reshape(-1) & (z > near)
     target = grid.cell_centers(torch.float64).reshape(-1, 2)
-    low, high = (landing - half)[:, None], (landing + half)[:, None]
-    hits = usable[:, None] & ((target >= low) & (target < high)).all(-1)
+    fine, coarse = (usable & (rho <= config.rho_max))[:, None], (usable & (rho > config.rho_max))[:, None]
+    hits = fine & ((target >= low) & (target < high)).all(-1)
+    close_low = torch.maximum(low, (landing - grid.stride)[:, None])
+    close_high = torch.minimum(high, (landing + grid.stride)[:, None])
+    in_the_way = coarse & ((target >= close_low) & (target < close_high)).all(-1)
+    block = torch.where(in_the_way, z[:, None], math.inf).amin(0)
     depth = torch.where(hits, z[:, None], math.inf)
     zmin = depth.amin(0)
     distance = ((target - landing[:, None]) ** 2).sum(-1)
@@ -83,8 +125,9 @@ def land(group: Group, view: Cameras, grid: TokenGrid, config: RetrievalConfig, 
     return Landing(
         zmin,
         torch.where(found, depth[hit, column], zero),
-        torch.where(found, rho.amax(-1)[hit], zero),
+        torch.where(found, rho[hit], zero),
         torch.where(found, hit, -1),
+        block,
     )
 
 
@@ -115,10 +158,11 @@ def pick(qualities: Tensor, weights: list[float], order: list[int], limit: int, 
     return picks
 
 
-def read(group: Group, landing: Landing, view: Cameras, grid: TokenGrid, config, near: float) -> Reading:
+def read(
+    group: Group, planes: Tensor, landing: Landing, view: Cameras, grid: TokenGrid, config: RetrievalConfig, near: float
+) -> Reading:
     """R5: back-project every target cell, look at the four source cells around it, move to their surface, repeat."""
-    keyframe = group.keyframe
-    K = keyframe.camera.Ks[0]
+    K, stride = group.keyframe.camera.Ks[0], group.keyframe.stride
     cam_from_world = torch.linalg.inv(group.world_from_cam)
     target = grid.cell_centers(torch.float64).reshape(-1, 2)
     D = landing.depth.clone()
@@ -126,7 +170,7 @@ def read(group: Group, landing: Landing, view: Cameras, grid: TokenGrid, config,
     for step in range(config.refine_steps + 1):
         world = se3.transform_points(view.c2w[0], unproject(target, D, view.Ks[0]))
         uv, z = project(se3.transform_points(cam_from_world, world), K)
-        total, surface = taps(keyframe.depth.double(), group.valid, uv / keyframe.stride - 0.5, z, config.tau)
+        total, surface = taps(planes, group.valid, uv / stride - 0.5, z, config.tau)
         alive = alive & (z > 0) & (total >= config.min_weight)
         if step == config.refine_steps:
             return Reading(uv, z, D, alive & ((surface - z).abs() <= config.tau_surface * z))
@@ -137,9 +181,9 @@ def read(group: Group, landing: Landing, view: Cameras, grid: TokenGrid, config,
     raise AssertionError("unreachable")
 
 
-def taps(depth: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """Bilinear weight on the agreeing cells around each `xy`, and their depth averaged as inverse."""
-    h, w = depth.shape
+def taps(planes: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Bilinear weight on the agreeing cells around each `xy`, and their depth: cells are carried along their planes."""
+    h, w = valid.shape
     corner = xy.floor()
     total, inverse = torch.zeros_like(z), torch.zeros_like(z)
     for dy in (0, 1):
@@ -147,11 +191,12 @@ def taps(depth: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tup
             col, row = corner[:, 0].nan_to_num().long() + dx, corner[:, 1].nan_to_num().long() + dy
             inside = (row >= 0) & (col >= 0) & (row < h) & (col < w)
             row, col = row.clamp(0, h - 1), col.clamp(0, w - 1)
-            d = depth[row, col]
-            counted = inside & valid[row, col] & ((d - z).abs() <= tau * z)
+            plane = planes[row, col]
+            carried = plane[:, 0] + plane[:, 1] * (xy[:, 0] - col) + plane[:, 2] * (xy[:, 1] - row)
+            counted = inside & valid[row, col] & (carried > 0) & ((1 / carried - z).abs() <= tau * z)
             weight = (1 - (xy[:, 0] - corner[:, 0] - dx).abs()) * (1 - (xy[:, 1] - corner[:, 1] - dy).abs())
             total += torch.where(counted, weight, 0.0)
-            inverse += torch.where(counted, weight / d, 0.0)
+            inverse += torch.where(counted, weight * carried, 0.0)
     return total, torch.where(inverse > 0, total / inverse, 1.0)
 
 
@@ -171,21 +216,23 @@ def retrieve_reference(
     covered = torch.zeros(m, n, dtype=torch.bool)
     if not groups:
         return ReferenceView(owner, source, uv, depth, covered, [])
-    landings = [land(g, view, grid, config, near) for g in groups]
+    planes = [tangent_planes(g.keyframe.depth, g.valid) for g in groups]
+    landings = [land(g, p, view, grid, config, near) for g, p in zip(groups, planes, strict=True)]
     front = torch.stack([x.zmin for x in landings]).amin(0)
     qualities = torch.stack([quality(g, x, front, view, grid, config) for g, x in zip(groups, landings, strict=True)])
     ages = [max(0.0, now - g.keyframe.time) for g in groups]
     weights = [1.0 if config.half_life is None else 0.5 ** (age / config.half_life) for age in ages]
     order = sorted(range(len(groups)), key=lambda k: groups[k].age_key, reverse=config.prefer == "newer")
     picks = pick(qualities, weights, order, config.max_sources, config.gain_min * h * w)
-    readings = [read(groups[k], landings[k], view, grid, config, near) for k in picks]
+    readings = [read(groups[k], planes[k], landings[k], view, grid, config, near) for k in picks]
+    block = torch.stack([x.block for x in landings]).amin(0)
     for ti in range(m):
         for tj in range(n):
             cells = [(ti * p + a) * w + tj * p + b for a in range(p) for b in range(p)]
             able: dict[int, list[int]] = {}
             for q in cells:
                 good = [k for k in range(len(picks)) if readings[k].good[q]]
-                nearest = min((float(readings[k].depth[q]) for k in good), default=math.inf)
+                nearest = min([float(block[q]), *(float(readings[k].depth[q]) for k in good)])
                 able[q] = [k for k in good if float(readings[k].depth[q]) <= (1 + config.tau) * nearest]
             votes = [
                 sum(weights[picks[k]] * float(qualities[picks[k], q]) for q in cells if k in able[q])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.geometry.warps import MAX_BEND, MAX_SLOPE
 from mosaicmem.memory.mosaic import Mosaic, Reason
 from mosaicmem.memory.patches import Group
 from mosaicmem.memory.store import PatchStore
@@ -38,7 +39,7 @@ class RetrievalConfig:
         near: Points nearer than this share of the memory's scale are not shown.
         tau: Relative depth within which two surfaces count as one (z-buffer, agreement of taps).
         tau_surface: Relative depth within which the surface read must agree with the view's ray.
-        rho_max: Cells magnified beyond this are not shown.
+        rho_max: Cells magnified beyond this along an axis are not shown.
         min_weight: Share of bilinear weight that must lie on agreeing taps.
         min_cells: Share of a token's cells that must be good for it to be covered.
         refine_steps: Fixed-point steps from the z-buffered depth to the surface along the view's ray.
@@ -57,7 +58,7 @@ class RetrievalConfig:
     rho_max: float = 4.0
     min_weight: float = 0.5
     min_cells: float = 0.5
-    refine_steps: int = 2
+    refine_steps: int = 3
     view_angle: float = 10.0
     half_life: float | None = None
     prefer: Literal["older", "newer"] = "older"
@@ -139,11 +140,9 @@ def pixel_maps(groups: Sequence[Group], view: Cameras) -> PixelMaps:
     tgt_from_src = T @ world_from_cam
     src_from_tgt = np.linalg.inv(tgt_from_src)
     to_view, to_source = K_tgt @ tgt_from_src[:, :3], K_src @ src_from_tgt[:, :3]
-    scale = np.abs(np.linalg.det(tgt_from_src[:, :3, :3])) ** (1 / 3)
     return PixelMaps(
         P=np.concatenate([to_view[:, :, :3] @ np.linalg.inv(K_src), to_view[:, :, 3:]], -1),
         Q=np.concatenate([to_source[:, :, :3] @ np.linalg.inv(K_tgt), to_source[:, :, 3:]], -1),
-        magnify=scale[:, None] * K_tgt.diagonal()[:2] / np.diagonal(K_src, axis1=1, axis2=2)[:, :2],
         center=np.ascontiguousarray(tgt_from_src[:, :3, 3]),
     )
 
@@ -155,13 +154,11 @@ class PixelMaps:
     Attributes:
         P: `[k 3 4]`, `P (d u, d v, d, 1) = z' (u', v', 1)` from source to view.
         Q: `[k 3 4]`, `Q (D u', D v', D, 1) = z (u, v, 1)` from view to source.
-        magnify: `[k 2]` focal length of the view over that of the source, times the group's scale.
         center: `[k 3]` the source's camera in the view's frame.
     """
 
     P: Array
     Q: Array
-    magnify: Array
     center: Array
 
 
@@ -186,10 +183,12 @@ class _View:
     def mosaic(self) -> Mosaic:
         pool = self._pool()
         if not pool:
-            return self._assemble([], None, None)
+            return self._assemble([], None, None, None)
         landing = self._land(pool)
         picks = self._pick(pool, landing)
-        return self._assemble([pool[k] for k in picks], landing.quality[picks], self._read(pool, picks, landing))
+        return self._assemble(
+            [pool[k] for k in picks], landing.block, landing.quality[picks], self._read(picks, landing)
+        )
 
     def _weights(self, groups: list[int]) -> Array:
         if self.config.half_life is None:
@@ -263,13 +262,16 @@ class _View:
             if not again:
                 break
             chosen += again
-        total = seen.any(1)
-        chosen_set = set(chosen)
+        missing = (seen & ~seen[picked].any(0)).sum(1)
+        shows_any = seen.sum(1)
         for k, g in enumerate(groups):
-            if k not in chosen_set:
-                self.gains[g] = gains[k] * self.grid.patch**2
-                hidden = Reason.hidden if landed[k] else Reason.outside
-                self.decisions[g] = hidden if not total[k] else (Reason.budget if gains[k] else Reason.duplicate)
+            if picked[k]:
+                continue
+            self.gains[g] = missing[k] * self.grid.patch**2
+            if shows_any[k]:
+                self.decisions[g] = Reason.budget if missing[k] else Reason.duplicate
+            else:
+                self.decisions[g] = Reason.hidden if landed[k] else Reason.outside
         return [groups[k] for k in chosen]
 
     def _land(self, pool: list[int]) -> _Landing:
@@ -280,14 +282,24 @@ class _View:
         shape = (len(pool), *self.grid.cells)
         maps = pixel_maps(groups, self.camera)
         landing = _Landing(
-            maps, np.full(shape, np.inf), np.full(shape, -1), np.zeros(shape), np.zeros(shape), np.zeros(shape)
+            maps=maps,
+            surfaces=[],
+            zmin=np.full(shape, np.inf),
+            hit=np.full(shape, -1),
+            depth=np.zeros(shape),
+            rho=np.zeros(shape),
+            block=np.full(self.grid.cells, np.inf),
+            quality=np.zeros(shape),
         )
         for k, group in enumerate(groups):
+            valid = group.valid.numpy()
+            planes = np.zeros((*valid.shape, 3))
+            _kernels.tangent_planes(group.keyframe.depth.numpy(), valid, MAX_SLOPE, MAX_BEND, planes)
+            landing.surfaces.append((planes, valid))
             landed, coarse = _kernels.splat_cells(
-                group.keyframe.depth.numpy(),
-                group.valid.numpy(),
+                planes,
+                valid,
                 maps.P[k],
-                maps.magnify[k],
                 float(self.grid.stride),
                 self.near,
                 self.config.rho_max,
@@ -296,6 +308,7 @@ class _View:
                 landing.hit[k],
                 landing.depth[k],
                 landing.rho[k],
+                landing.block,
             )
             if landed:
                 self.decisions[pool[k]] = Reason.coarse if coarse == landed else Reason.hidden
@@ -336,17 +349,15 @@ class _View:
                 self.decisions[g] = Reason.duplicate
         return picks
 
-    def _read(self, pool: list[int], picks: list[int], landing: _Landing) -> _Reading:
+    def _read(self, picks: list[int], landing: _Landing) -> _Reading:
         """R5: follow the view's rays back into each picked source."""
         from mosaicmem.memory import _kernels
 
         shape = (len(picks), *self.grid.cells)
         reading = _Reading(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_))
         for slot, k in enumerate(picks):
-            group = self.store.group(pool[k])
             _kernels.read_back(
-                group.keyframe.depth.numpy(),
-                group.valid.numpy(),
+                *landing.surfaces[k],
                 landing.maps.P[k],
                 landing.maps.Q[k],
                 float(self.grid.stride),
@@ -364,7 +375,7 @@ class _View:
             )
         return reading
 
-    def _assemble(self, groups: list[int], quality: Array | None, read: _Reading | None) -> Mosaic:
+    def _assemble(self, groups: list[int], block: Array | None, quality: Array | None, read: _Reading | None) -> Mosaic:
         """R6: an owner for every token, a source for every cell."""
         from mosaicmem.memory import _kernels
 
@@ -377,7 +388,7 @@ class _View:
             min_cells = max(1, int(np.ceil(self.config.min_cells * p * p)))
             weights = self._weights(groups)
             _kernels.assign_owners(
-                read.good, read.depth, quality, weights, self.config.tau, p, min_cells, owner, source, covered
+                read.good, read.depth, block, quality, weights, self.config.tau, p, min_cells, owner, source, covered
             )
             if self.config.max_tokens is not None:
                 _keep_best(source, covered, owner, p, self.config.max_tokens)
@@ -409,10 +420,12 @@ class _Landing:
     """The cells of `k` groups in a view's grid `[h w]`, each group z-buffered by itself."""
 
     maps: PixelMaps
+    surfaces: list[tuple[Array, Array]]  # per group: tangent planes [h' w' 3] and valid cells [h' w']
     zmin: Array  # [k h w] nearest depth, inf where nothing lands
     hit: Array  # [k h w] row-major source cell
     depth: Array  # [k h w] depth of that cell in the view
     rho: Array  # [k h w] its magnification
+    block: Array  # [h w] nearest depth of what is magnified too far to be shown, but stands in the way
     quality: Array  # [k h w] how well the group shows the cell, 0 where hidden
 
 

@@ -15,6 +15,7 @@ import torch
 from mosaicmem._shapes import Bool, Float, Int, Tensor
 from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.geometry.warps import inverse_depth_slopes
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Group
 from mosaicmem.memory.retrieval import RetrievalConfig
@@ -93,7 +94,14 @@ def canvas(
     cells = mosaic.grid.pixels_to_cells(mosaic.source_uv)
     for sources in _sources(store, mosaic):
         read, counted = gather_cells(
-            sources.latents, sources.depth, sources.valid, sources.local(mosaic.source), cells, mosaic.source_depth, tau
+            sources.latents,
+            sources.depth,
+            sources.valid,
+            sources.local(mosaic.source),
+            cells,
+            mosaic.source_depth,
+            tau,
+            slope=inverse_depth_slopes(sources.depth, sources.valid),
         )
         values, weight = values + read, weight + counted
     return values.permute(0, 3, 1, 2), mosaic.good & (weight > 0)

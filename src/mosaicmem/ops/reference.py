@@ -252,8 +252,10 @@ def gather_cells(
                     continue
                 expected = float(depth[s, row, column])
                 if slope is not None:
-                    expected += float(slope[s, row, column, 0]) * (x - column)
-                    expected += float(slope[s, row, column, 1]) * (y - row)
+                    inverse = 1 / expected
+                    inverse += float(slope[s, row, column, 0]) * (x - column)
+                    inverse += float(slope[s, row, column, 1]) * (y - row)
+                    expected = 1 / inverse
                 if not (z > 0 and abs(expected - z) <= tau * z):
                     continue
                 b = (1 - abs(x - column)) * (1 - abs(y - row))

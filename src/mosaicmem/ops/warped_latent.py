@@ -41,8 +41,9 @@ def gather_cells(
         source_cells: Where, in latent coordinates (x, y), integer at cell centres.
         source_z: z-depth expected there, world units, in the source's camera.
         tau: A tap counts if `|d_tap - z| <= tau z`.
-        slope: Change of depth per cell along (x, y). If given, a tap's depth is first carried to the query along its
-            own tangent plane, so that steep surfaces do not fail the test.
+        slope: Change of inverse depth per cell along (x, y), as `geometry.warps.inverse_depth_slopes` finds it. If
+            given, a tap's depth is first carried to the query along its own tangent plane, so that steep surfaces do
+            not fail the test.
 
     Returns:
         Mean of the counted taps by bilinear weight, 0 where none counts; and the sum of the counted weights, in
@@ -53,10 +54,12 @@ def gather_cells(
         index, bilinear = bilinear_taps(source_cells.detach(), w, h)
         tap = source.clamp(min=0)[..., None] * (h * w) + index
         z = source_z.detach()[..., None]
-        difference = depth.flatten()[tap].to(z.dtype) - z
+        expected = depth.flatten()[tap].to(z.dtype)
         if slope is not None:
             at = torch.stack([index % w, torch.div(index, w, rounding_mode="floor")], dim=-1).to(z.dtype)
-            difference = difference + (slope.reshape(-1, 2)[tap] * (source_cells.detach()[..., None, :] - at)).sum(-1)
+            carried = (slope.reshape(-1, 2)[tap] * (source_cells.detach()[..., None, :] - at)).sum(-1)
+            expected = 1 / (1 / expected + carried)  # negative where the plane passes behind the camera: never counted
+        difference = expected - z
         counted = valid.flatten()[tap] & (source >= 0)[..., None] & (z > 0) & (difference.abs() <= tau * z)
         bilinear = torch.where(counted, bilinear, 0)
         weight = bilinear.sum(-1)

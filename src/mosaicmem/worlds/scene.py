@@ -121,6 +121,19 @@ class Scene:
                 rgb[i] = hits.rgb.T.reshape(3, H, W)
         return Rendering(rgb, depth, normal, object_id)
 
+    def depth(self, cameras: Cameras, time: float = 0.0) -> Float[Tensor, "n H W"]:
+        """z-depth at pixel centres as in `render`, 0 = sky, without the cost of colour."""
+        hits = [self._cast(*_pixel_rays(camera), time, colour=False).t for camera in cameras]
+        t = torch.stack(hits).view(len(cameras), cameras.height, cameras.width)
+        return torch.where(t.isfinite(), t, torch.zeros_like(t))
+
+    def distance(
+        self, origins: Float[Tensor, "n 3"], directions: Float[Tensor, "n 3"], time: float = 0.0
+    ) -> Float[Tensor, " n"]:
+        """`cast(...).t`, without the cost of colour."""
+        zero = torch.zeros_like(directions)
+        return self._cast(origins, directions, zero, zero, time, colour=False).t
+
     def is_free(
         self, points: Float[Tensor, "n 3"], margin: float = 0.25, time: float | None = None
     ) -> Bool[Tensor, " n"]:
