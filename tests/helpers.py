@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mosaicmem.depth import bowl_depth as bowl_depth
 from mosaicmem.geometry.cameras import Cameras, look_at
-from mosaicmem.geometry.projection import pixel_centers
 from mosaicmem.geometry.trajectories import orbit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,13 +27,6 @@ def circle32(dtype: torch.dtype = torch.float32) -> Cameras:
     eye, target, up = torch.tensor([[5.0, 1, 0], [0, 0, 0], [0, 1, 0]], dtype=dtype)[:, None]
     start = Cameras.from_fov(look_at(eye, target, up), 64, 64)
     return orbit(start, (0, 0, 0), (0, 1, 0), degrees=-360, frames=32, endpoint=False)
-
-
-def bowl_depth(width: int = 64, height: int = 64, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """z-depth `[H W]` of the bowl `5 + |(u - W/2) / W, (v - H/2) / H|` at pixel centres."""
-    uv = pixel_centers(width, height, dtype=dtype)
-    size = torch.tensor([width, height], dtype=dtype)
-    return 5 + ((uv - size / 2) / size).norm(dim=-1)
 
 
 def random_rotations(n: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> torch.Tensor:

@@ -44,7 +44,7 @@ AT_THE_TOP = {
     "worlds": {"PIL"},
     "apps": {"PIL", "rich", "tyro", "yaml"},  # the table of commands loads one command at a time
 }
-"""Third-party packages that a room may import when it is loaded. All others (av, numba, OpenEXR, ...) are imported
+"""Third-party packages that a room may import when it is loaded. All others (av, numba, transformers, ...) are imported
 inside functions. Compiled kernels live in modules named `_kernels`, which load numba and are themselves loaded inside
 functions."""
 
@@ -180,7 +180,12 @@ def test_relative_imports_are_resolved() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["import av", "from numba import njit", "class A:\n    import tyro", "try:\n    import OpenEXR\nexcept E: ..."],
+    [
+        "import av",
+        "from numba import njit",
+        "class A:\n    import tyro",
+        "try:\n    import transformers\nexcept E: ...",
+    ],
 )
 def test_an_import_that_runs_too_early_is_seen(source: str) -> None:
     (found,) = imports_of(source, "mosaicmem.io.fake")
@@ -202,7 +207,7 @@ def test_the_front_door_opens_lightly() -> None:
 
 
 def test_everything_behind_the_front_door_loads_no_compiler_and_no_codec() -> None:
-    assert not loaded_after("from mosaicmem import *") & {"numba", "av", "tyro", "rich", "OpenEXR"}
+    assert not loaded_after("from mosaicmem import *") & {"numba", "av", "tyro", "rich", "transformers"}
 
 
 def test_help_does_not_load_torch() -> None:
