@@ -159,7 +159,9 @@ class Cameras:
             raise GeometryError(
                 f"cameras of one sequence must share an image size, got {sorted(sizes)}; use .resized()"
             )
-        return replace(parts[0], viewmats=torch.cat([p.viewmats for p in parts]), Ks=torch.cat([p.Ks for p in parts]))
+        first = parts[0]
+        viewmats, Ks = torch.cat([p.viewmats for p in parts]), torch.cat([p.Ks for p in parts])
+        return _trusted(viewmats, Ks, first.width, first.height)
 
     def invert_Ks(self) -> Float[Tensor, "n 3 3"]:
         """Inverse intrinsics."""

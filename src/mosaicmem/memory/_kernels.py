@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 @no_type_check
 def _first_last(center: float, half: float, stride: float, count: int) -> tuple[int, int]:
     """Grid elements whose centres lie in `[center - half, center + half)`, clipped to the grid."""
@@ -23,7 +23,7 @@ def _first_last(center: float, half: float, stride: float, count: int) -> tuple[
     return first, last
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def pool_zbuffer(centers, radii, offsets, active, view, focal, principal, stride, near, max_half, zbuf):
     """Nearest patch depth per target token. `view` is `[3 4]` float32; `zbuf [m n]` starts at infinity."""
@@ -46,7 +46,7 @@ def pool_zbuffer(centers, radii, offsets, active, view, focal, principal, stride
                     zbuf[row, col] = min(zbuf[row, col], zc)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def pool_visible(
     centers, radii, offsets, active, view, focal, principal, stride, near, max_half, tau, zbuf, landed, seen
@@ -74,7 +74,7 @@ def pool_visible(
                         seen[k, row, col] = True
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
     """Pick up to `limit` groups, each time the one that adds most; ties go to the earlier in `order`.
@@ -112,7 +112,7 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
     return chosen[:num]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def tangent_planes(depth, valid, max_slope, max_bend, planes):
     """Inverse depth at each valid cell and its change per cell along x and y: `planes [h w 3]`.
@@ -151,7 +151,7 @@ def tangent_planes(depth, valid, max_slope, max_bend, planes):
                 planes[r, c, 0] = 0.0
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def splat_cells(planes, valid, P, stride, near, rho_max, tau, zmin, hit, hit_depth, hit_rho, block):
     """Land every valid source cell in the target grid, with its true footprint, and z-buffer within the group.
@@ -169,67 +169,75 @@ def splat_cells(planes, valid, P, stride, near, rho_max, tau, zmin, hit, hit_dep
     h_src, w_src = valid.shape
     h, w = zmin.shape
     distance = np.full((h, w), np.inf)
-    landed = coarse = 0
+    count = landed = coarse = 0
     step = 0.5 * stride
-    for phase in range(2):
-        for r in range(h_src):
-            v = (r + 0.5) * stride
-            for c in range(w_src):
-                if not valid[r, c]:
-                    continue
-                u, inverse = (c + 0.5) * stride, planes[r, c, 0]
-                zw = P[2, 0] * u + P[2, 1] * v + P[2, 2] + P[2, 3] * inverse  # z' / d
-                z = zw / inverse
-                if z <= near:
-                    continue
-                xw = P[0, 0] * u + P[0, 1] * v + P[0, 2] + P[0, 3] * inverse
-                yw = P[1, 0] * u + P[1, 1] * v + P[1, 2] + P[1, 3] * inverse
-                x, y = xw / zw, yw / zw
-                left = right = x
-                top = bottom = y
-                for corner in range(4):
-                    sx, sy = 2 * (corner & 1) - 1, (corner & 2) - 1
-                    bend = 0.5 * (sx * planes[r, c, 1] + sy * planes[r, c, 2])
-                    zc = zw + step * (sx * P[2, 0] + sy * P[2, 1]) + P[2, 3] * bend
-                    if zc <= 0.1 * zw:  # the plane nearly reaches the camera: no finite footprint
-                        left, right = x - stride * rho_max, x + stride * rho_max
-                        break
-                    xc = (xw + step * (sx * P[0, 0] + sy * P[0, 1]) + P[0, 3] * bend) / zc
-                    yc = (yw + step * (sx * P[1, 0] + sy * P[1, 1]) + P[1, 3] * bend) / zc
-                    left, right = min(left, xc), max(right, xc)
-                    top, bottom = min(top, yc), max(bottom, yc)
-                rho = max(right - left, bottom - top) / stride
-                left, right = min(left, x - step), max(right, x + step)
-                top, bottom = min(top, y - step), max(bottom, y + step)
-                if right <= 0 or bottom <= 0 or left >= w * stride or top >= h * stride:
-                    continue
-                if phase == 0:
-                    landed += 1
-                if rho > rho_max and phase == 1:
-                    continue
-                if rho > rho_max:
-                    coarse += 1
-                    left, right = max(left, x - stride), min(right, x + stride)
-                    top, bottom = max(top, y - stride), min(bottom, y + stride)
-                j0, j1 = _first_last(0.5 * (left + right), 0.5 * (right - left), stride, w)
-                i0, i1 = _first_last(0.5 * (top + bottom), 0.5 * (bottom - top), stride, h)
+    kept = np.empty((h_src * w_src, 4))  # x, y, z, rho of the cells that land and are shown
+    box = np.empty((h_src * w_src, 5), np.int32)  # first and last row and column of the footprint, source cell
+    for r in range(h_src):
+        v = (r + 0.5) * stride
+        for c in range(w_src):
+            if not valid[r, c]:
+                continue
+            u, inverse = (c + 0.5) * stride, planes[r, c, 0]
+            zw = P[2, 0] * u + P[2, 1] * v + P[2, 2] + P[2, 3] * inverse  # z' / d
+            z = zw / inverse
+            if z <= near:
+                continue
+            xw = P[0, 0] * u + P[0, 1] * v + P[0, 2] + P[0, 3] * inverse
+            yw = P[1, 0] * u + P[1, 1] * v + P[1, 2] + P[1, 3] * inverse
+            x, y = xw / zw, yw / zw
+            left = right = x
+            top = bottom = y
+            for corner in range(4):
+                sx, sy = 2 * (corner & 1) - 1, (corner & 2) - 1
+                bend = 0.5 * (sx * planes[r, c, 1] + sy * planes[r, c, 2])
+                zc = zw + step * (sx * P[2, 0] + sy * P[2, 1]) + P[2, 3] * bend
+                if zc <= 0.1 * zw:  # the plane nearly reaches the camera: no finite footprint
+                    left, right = x - stride * rho_max, x + stride * rho_max
+                    break
+                xc = (xw + step * (sx * P[0, 0] + sy * P[0, 1]) + P[0, 3] * bend) / zc
+                yc = (yw + step * (sx * P[1, 0] + sy * P[1, 1]) + P[1, 3] * bend) / zc
+                left, right = min(left, xc), max(right, xc)
+                top, bottom = min(top, yc), max(bottom, yc)
+            rho = max(right - left, bottom - top) / stride
+            left, right = min(left, x - step), max(right, x + step)
+            top, bottom = min(top, y - step), max(bottom, y + step)
+            if right <= 0 or bottom <= 0 or left >= w * stride or top >= h * stride:
+                continue
+            landed += 1
+            if rho > rho_max:
+                coarse += 1
+                left, right = max(left, x - stride), min(right, x + stride)
+                top, bottom = max(top, y - stride), min(bottom, y + stride)
+            j0, j1 = _first_last(0.5 * (left + right), 0.5 * (right - left), stride, w)
+            i0, i1 = _first_last(0.5 * (top + bottom), 0.5 * (bottom - top), stride, h)
+            if rho > rho_max:
                 for i in range(i0, i1 + 1):
                     for j in range(j0, j1 + 1):
-                        if rho > rho_max:
-                            block[i, j] = min(block[i, j], z)
-                        elif phase == 0:
-                            zmin[i, j] = min(zmin[i, j], z)
-                        elif z <= (1 + tau) * zmin[i, j]:
-                            dist = (x - (j + 0.5) * stride) ** 2 + (y - (i + 0.5) * stride) ** 2
-                            old = distance[i, j]
-                            if dist < old or (dist == old and z < hit_depth[i, j]):
-                                distance[i, j] = dist
-                                hit[i, j] = r * w_src + c
-                                hit_depth[i, j], hit_rho[i, j] = z, rho
+                        block[i, j] = min(block[i, j], z)
+                continue
+            for i in range(i0, i1 + 1):
+                for j in range(j0, j1 + 1):
+                    zmin[i, j] = min(zmin[i, j], z)
+            kept[count] = x, y, z, rho
+            box[count] = i0, i1, j0, j1, r * w_src + c
+            count += 1
+    for k in range(count):
+        x, y, z, rho = kept[k]
+        i0, i1, j0, j1, cell = box[k]
+        for i in range(i0, i1 + 1):
+            for j in range(j0, j1 + 1):
+                if z > (1 + tau) * zmin[i, j]:
+                    continue
+                dist = (x - (j + 0.5) * stride) ** 2 + (y - (i + 0.5) * stride) ** 2
+                if dist < distance[i, j] or (dist == distance[i, j] and z < hit_depth[i, j]):
+                    distance[i, j] = dist
+                    hit[i, j] = cell
+                    hit_depth[i, j], hit_rho[i, j] = z, rho
     return landed, coarse
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def view_quality(zmin, depth, rho, tau, center, focal, principal, stride, theta, quality):
     """How well each group shows each cell: from 1/2 up to 1 for the same viewpoint, unmagnified; 0 if hidden.
@@ -259,7 +267,7 @@ def view_quality(zmin, depth, rho, tau, center, focal, principal, stride, theta,
                 quality[k, i, j] = 0.5 + 0.5 / ((1 + angle / theta) * max(1.0, rho[k, i, j]))
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy", inline="always")
 @no_type_check
 def _taps(planes, valid, x, y, z, tau):
     """Share of bilinear weight on cells that agree with depth `z` at latent coordinates (x, y), and their mean 1/d.
@@ -283,7 +291,7 @@ def _taps(planes, valid, x, y, z, tau):
     return total, inverse
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def read_back(
     planes, valid, P, Q, stride, near, tau, tau_surface, w_min, steps, hit, hit_depth, uv, source_z, refined, good
@@ -291,7 +299,8 @@ def read_back(
     """Find, for every target cell the group lands in, the source position that shows what the cell sees.
 
     From the z-buffered depth the ray of the target cell is followed to the group's own surface by fixed-point steps
-    `D <- depth of the source surface under B(q, D), seen from the target`; `steps = 0` is one plain back-projection.
+    `D <- depth of the source surface under B(q, D), seen from the target`, until it is met or after `steps`;
+    `steps = 0` is one plain back-projection.
     A cell is good if at least `w_min` of the bilinear weight lies on valid taps that agree with the ray's depth within
     `tau`, and the surface they interpolate does within `tau_surface`: footprints are generous, this is strict. A ray
     that misses the surface whose footprint it met goes on to whatever lies behind.
@@ -314,7 +323,7 @@ def read_back(
                 if total < w_min or inverse <= 0:
                     break
                 d = total / inverse
-                if step == steps:
+                if step == steps or abs(d - z) <= 1e-9 * z:
                     if abs(d - z) <= tau_surface * z:
                         good[i, j] = True
                         uv[i, j, 0], uv[i, j, 1], source_z[i, j], refined[i, j] = gu, gv, z, D
@@ -325,14 +334,32 @@ def read_back(
                 D = D_new
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 @no_type_check
-def assign_owners(good, depth, block, quality, weight, tau, patch, min_cells, owner, source, covered):
+def assign_owners(
+    good,
+    depth,
+    block,
+    quality,
+    weight,
+    tau,
+    patch,
+    min_cells,
+    uv,
+    source_z,
+    owner,
+    source,
+    covered,
+    out_uv,
+    out_z,
+    out_depth,
+):
     """Per token, rank groups by the quality they show in it, earlier pick first on ties; each cell takes the first.
 
     `good [k h w]`, refined `depth [k h w]`, `quality [k h w]`. A cell is served only by groups within `tau` of the
     nearest refined depth there, or of `block [h w]`, what stands in the way unshown (`good` is cleared elsewhere).
-    `owner [m n]` and `source [h w]` get positions in the pick order, -1 for none.
+    `owner [m n]` and `source [h w]` get positions in the pick order, -1 for none, `out_*` what
+    the chosen group's reading says.
     """
     count = good.shape[0]
     m, n = owner.shape
@@ -363,7 +390,10 @@ def assign_owners(good, depth, block, quality, weight, tau, patch, min_cells, ow
                 for j in range(tj * patch, (tj + 1) * patch):
                     for o in range(count):
                         if good[rank[o], i, j]:
-                            source[i, j] = rank[o]
+                            k = rank[o]
+                            source[i, j] = k
+                            out_uv[i, j, 0], out_uv[i, j, 1] = uv[k, i, j, 0], uv[k, i, j, 1]
+                            out_z[i, j], out_depth[i, j] = source_z[k, i, j], depth[k, i, j]
                             served += 1
                             break
             if served >= min_cells:

@@ -388,15 +388,26 @@ class _View:
             min_cells = max(1, int(np.ceil(self.config.min_cells * p * p)))
             weights = self._weights(groups)
             _kernels.assign_owners(
-                read.good, read.depth, block, quality, weights, self.config.tau, p, min_cells, owner, source, covered
+                read.good,
+                read.depth,
+                block,
+                quality,
+                weights,
+                self.config.tau,
+                p,
+                min_cells,
+                read.uv,
+                read.source_z,
+                owner,
+                source,
+                covered,
+                uv,
+                source_z,
+                depth,
             )
             if self.config.max_tokens is not None:
                 _keep_best(source, covered, owner, p, self.config.max_tokens)
-            rows, cols = (source >= 0).nonzero()
-            from_pick = source[rows, cols]
-            uv[rows, cols] = read.uv[from_pick, rows, cols]
-            source_z[rows, cols] = read.source_z[from_pick, rows, cols]
-            depth[rows, cols] = read.depth[from_pick, rows, cols]
+                depth[source < 0] = 0
             index = np.array([*groups, -1])
             source, owner = index[source], index[owner]
         return Mosaic(
