@@ -223,6 +223,9 @@ def test_d35_splice_writes_and_both_layouts_heed_the_offset(run, memory, path, t
             assert ran.json["patches"] == 2 * counts["patches"]
             assert (out / "map.png").exists()
             moved[layout, offset] = np.array(ran.json["a_from_b"])[:3, 3]
+            seen = read_trajectory(out / "trajectory.json").centers.numpy()
+            half = len(seen) // 2
+            assert seen[half:] - seen[:half] == pytest.approx(np.tile(moved[layout, offset], (half, 1)), abs=1e-6)
             box = run("inspect", out, "--json").json
             axis = 0 if layout == "horizontal" else 1
             assert box["extent"][axis] == pytest.approx(2 * counts["extent"][axis] + offset, abs=1e-3)
