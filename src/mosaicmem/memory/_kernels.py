@@ -354,7 +354,7 @@ def assign_owners(
     out_z,
     out_depth,
 ):
-    """Per token, rank groups by the quality they show in it, earlier pick first on ties; each cell takes the first.
+    """Per token, rank groups by how sharply they show it, earlier pick first on ties; each cell takes the first.
 
     `good [k h w]`, refined `depth [k h w]`, `quality [k h w]`. A cell is served only by groups within `tau` of the
     nearest refined depth there, or of `block [h w]`, what stands in the way unshown (`good` is cleared elsewhere).
@@ -378,7 +378,7 @@ def assign_owners(
                         if good[k, i, j] and depth[k, i, j] > (1 + tau) * front:
                             good[k, i, j] = False
                         if good[k, i, j]:
-                            votes[k] += weight[k] * quality[k, i, j]
+                            votes[k] += weight[k] * (2 * quality[k, i, j] - 1)
             for k in range(count):
                 place = k
                 while place > 0 and votes[rank[place - 1]] < votes[k]:

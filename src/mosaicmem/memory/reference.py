@@ -235,7 +235,7 @@ def retrieve_reference(
                 nearest = min([float(block[q]), *(float(readings[k].depth[q]) for k in good)])
                 able[q] = [k for k in good if float(readings[k].depth[q]) <= (1 + config.tau) * nearest]
             votes = [
-                sum(weights[picks[k]] * float(qualities[picks[k], q]) for q in cells if k in able[q])
+                sum(weights[picks[k]] * (2 * float(qualities[picks[k], q]) - 1) for q in cells if k in able[q])
                 for k in range(len(picks))
             ]
             rank = sorted(range(len(picks)), key=lambda k: -votes[k])
