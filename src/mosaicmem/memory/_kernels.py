@@ -158,8 +158,10 @@ def splat_cells(planes, valid, P, stride, near, rho_max, tau, zmin, hit, hit_dep
 
     The footprint is the bounding box of the cell's four corners on its tangent plane, at least one target cell wide:
     a wall seen at a glancing angle and now from the front covers many cells with each of its own. Cells magnified
-    beyond `rho_max` along an axis are not shown, but they stand in the way: `block [h w]` gets their nearest depth
-    within one cell of where they land.
+    beyond `rho_max` along an axis are not shown.
+
+    `block [h w]` gets the nearest depth of what stands in the way even where it cannot be read: what lands within a
+    quarter of a cell of the centre, and what is magnified too far, within one cell of where it lands.
 
     `zmin [h w]` starts at infinity and `hit` at -1. `zmin` gets the nearest depth per target cell; `hit` the source
     cell that, among those within `tau` of the nearest, lands closest to the cell's centre (then nearer, then first in
@@ -205,6 +207,10 @@ def splat_cells(planes, valid, P, stride, near, rho_max, tau, zmin, hit, hit_dep
             if right <= 0 or bottom <= 0 or left >= w * stride or top >= h * stride:
                 continue
             landed += 1
+            if 0 <= x < w * stride and 0 <= y < h * stride:
+                i, j = int(y / stride), int(x / stride)
+                if max(abs(x - (j + 0.5) * stride), abs(y - (i + 0.5) * stride)) <= 0.25 * stride:
+                    block[i, j] = min(block[i, j], z)
             if rho > rho_max:
                 coarse += 1
                 left, right = max(left, x - stride), min(right, x + stride)
