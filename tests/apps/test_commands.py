@@ -285,6 +285,8 @@ def test_convert_says_what_is_lost_and_strict_refuses(run, path, tmp_path):
     assert back.viewmats.numpy() == pytest.approx(read_trajectory(path).viewmats.numpy(), abs=1e-6)
     assert back.Ks is not None
     assert run("convert", path).code == 2
+    assert run("convert", path, tmp_path / "d.tum").code == 0 and (tmp_path / "d.tum").exists()
+    assert run("convert", path, tmp_path / "e.tum", "--out", tmp_path / "e.tum").code == 2
 
 
 def test_lint_returns_3_for_what_is_wrong_and_0_for_remarks(run, path, tmp_path):

@@ -18,7 +18,7 @@ from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.io.files import refuse_existing
 
-EXAMPLE = "mosaicmem convert trajectory.log --to tum --out path.txt"
+EXAMPLE = "mosaicmem convert trajectory.log path.tum"
 
 
 @dataclass(kw_only=True)
@@ -27,9 +27,11 @@ class Args(Common):
 
     source: Positional[Path]
     """Trajectory file or folder."""
+    target: Positional[Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(or --out PATH)")]] = None
+    """Where to write."""
     from_: Annotated[str | None, arg(name="from", metavar="NAME", help_behavior_hint="(default: recognised)")] = None
     """Format of the source, where it should not be guessed."""
-    to: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: from the name of --out)")] = None
+    to: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: from the name of the target)")] = None
     """Format of the target."""
     size: Annotated[str | None, arg(metavar="WxH", help_behavior_hint="")] = None
     """Image size that the intrinsics belong to, where the file does not say."""
@@ -49,9 +51,11 @@ def run(args: Args, session: Session) -> Result:
     """Read, check, write."""
     from mosaicmem.io.trajectories import lint, read_trajectory, write_trajectory
 
-    if args.out is None:
-        raise ConfigError("convert needs --out PATH: where should the result go?")
-    refuse_existing(args.out, args.overwrite)
+    if (args.target is None) == (args.out is None):
+        raise ConfigError("convert needs one target: mosaicmem convert SOURCE TARGET, or --out TARGET")
+    target = args.target or args.out
+    assert target is not None
+    refuse_existing(target, args.overwrite)
     options: dict[str, Any] = {"fps": args.fps, "matrix": args.matrix}
     if args.size is not None:
         options["size"] = parse_size(args.size)
@@ -68,8 +72,8 @@ def run(args: Args, session: Session) -> Result:
             size = options.get("size", (None, None))
             cameras = trajectory.cameras(*size, fov_degrees=args.fov)
             trajectory = trajectory.with_intrinsics(cameras.Ks, cameras.width, cameras.height)
-        losses = write_trajectory(trajectory, args.out, format=args.to, overwrite=args.overwrite, strict=args.strict)
-    session.wrote = args.out
+        losses = write_trajectory(trajectory, target, format=args.to, overwrite=args.overwrite, strict=args.strict)
+    session.wrote = target
     data = {
         "poses": len(trajectory),
         "source": trajectory.source,
