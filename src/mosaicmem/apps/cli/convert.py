@@ -27,7 +27,7 @@ class Args(Common):
 
     source: Positional[Path]
     """Trajectory file or folder."""
-    target: Positional[Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(or --out PATH)")]] = None
+    target: Positional[Annotated[Path | None, arg(metavar="TARGET", help_behavior_hint="(or --out PATH)")]] = None
     """Where to write."""
     from_: Annotated[str | None, arg(name="from", metavar="NAME", help_behavior_hint="(default: recognised)")] = None
     """Format of the source, where it should not be guessed."""
