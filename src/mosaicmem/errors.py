@@ -57,3 +57,10 @@ class MissingWeightsError(MosaicMemError):
     """A checkpoint is needed and absent. The message says which folder was looked at and what helps."""
 
     exit_code = 4
+
+
+def refuse(*checks: tuple[bool, str]) -> None:
+    """Raise one `ConfigError` with the text of every check that is true, so that all problems are seen at once."""
+    problems = [text for bad, text in checks if bad]
+    if problems:
+        raise ConfigError("; ".join(problems))

@@ -11,6 +11,7 @@ from tests.memory.scenes import GRID, keyframe, random_room_cameras, room_depth
 
 from mosaicmem.geometry.se3 import axis_angle, make_transform
 from mosaicmem.memory import Group, PatchStore, RetrievalConfig, retrieve
+from mosaicmem.memory.pool import PatchPoints
 from mosaicmem.memory.reference import pool_reference, retrieve_reference
 
 
@@ -60,32 +61,14 @@ def test_the_twin_can_disagree() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_thinning_sees_what_all_pairs_see(seed: int) -> None:
-    from mosaicmem.memory import _kernels
-
     store, view, config = random_store(12, seed, holes=0.0), random_room_cameras(1, seed + 100), RetrievalConfig()
-    m, n = GRID.tokens
-    stride = np.float32(GRID.token_stride)
-    active = np.arange(len(store))
-    geometry = (
-        store.centers.numpy(),
-        store.radii.numpy(),
-        np.asarray(store.offsets, np.int64),
-        active,
-        view.viewmats[0, :3].numpy().astype(np.float32),
-        view.Ks[0].numpy().diagonal()[:2].astype(np.float32),
-        view.Ks[0, :2, 2].numpy().astype(np.float32),
-        stride,
-        np.float32(config.near * store.scale),
-        np.float32(config.rho_max) * stride / 2,
-    )
-    zbuf = np.full((m, n), np.inf, np.float32)
-    _kernels.pool_zbuffer(*geometry, zbuf)
-    landed, seen = np.zeros(len(active), np.int64), np.zeros((len(active), m, n), np.bool_)
-    _kernels.pool_visible(*geometry, np.float32(2 * config.tau), zbuf, landed, seen)
+    reach = config.rho_max * GRID.token_stride / 2
+    points = PatchPoints(store, view, GRID, config.near * store.scale, reach, 2 * config.tau)
+    seen, landed = points.seen(list(range(len(store))))
     expected = pool_reference(store, view, GRID, config)
-    agreement = torch.from_numpy(seen.reshape(len(active), -1)) == expected
     assert bool(expected.any()) and not bool(expected.all())
-    assert float(agreement.double().mean()) >= 0.999
+    assert float((torch.from_numpy(seen) == expected).double().mean()) >= 0.999
+    assert ((landed > 0) | ~seen.any(1)).all()
 
 
 @pytest.mark.parametrize("seed", [1, 2, 11])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from mosaicmem._shapes import Bool, Float, Tensor
-from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.errors import GeometryError, refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.patches import Keyframe, Origin
@@ -40,22 +40,16 @@ class LiftingConfig:
     confidence_percentile: float = 10.0
 
     def __post_init__(self) -> None:
-        problems = [
-            text
-            for bad, text in [
-                (self.near < 0, f"near = {self.near}: expected at least 0"),
-                (0 < self.flying_ratio < 1, f"flying_ratio = {self.flying_ratio}: expected 0 (off) or at least 1"),
-                (0 < self.edge_ratio <= 1, f"edge_ratio = {self.edge_ratio}: expected 0 (off) or more than 1"),
-                (self.edge_spacing < 1, f"edge_spacing = {self.edge_spacing}: expected at least 1 pixel"),
-                (
-                    not 0 <= self.confidence_percentile < 100,
-                    f"confidence_percentile = {self.confidence_percentile}: expected 0 to 100",
-                ),
-            ]
-            if bad
-        ]
-        if problems:
-            raise ConfigError("; ".join(problems))
+        refuse(
+            (self.near < 0, f"near = {self.near}: expected at least 0"),
+            (0 < self.flying_ratio < 1, f"flying_ratio = {self.flying_ratio}: expected 0 (off) or at least 1"),
+            (0 < self.edge_ratio <= 1, f"edge_ratio = {self.edge_ratio}: expected 0 (off) or more than 1"),
+            (self.edge_spacing < 1, f"edge_spacing = {self.edge_spacing}: expected at least 1 pixel"),
+            (
+                not 0 <= self.confidence_percentile < 100,
+                f"confidence_percentile = {self.confidence_percentile}: expected 0 to 100",
+            ),
+        )
 
 
 def lift(

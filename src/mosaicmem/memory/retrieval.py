@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.errors import GeometryError, refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.geometry.warps import MAX_BEND, MAX_SLOPE
 from mosaicmem.memory.mosaic import Mosaic, Reason
 from mosaicmem.memory.patches import Group
+from mosaicmem.memory.pool import PatchPoints, candidates, thin
 from mosaicmem.memory.store import PatchStore
 
 Array = NDArray[Any]
@@ -64,30 +65,21 @@ class RetrievalConfig:
     prefer: Literal["older", "newer"] = "older"
 
     def __post_init__(self) -> None:
-        problems = [
-            text
-            for bad, text in [
-                (self.max_sources < 1, f"max_sources = {self.max_sources}: expected at least 1"),
-                (
-                    self.pool < self.max_sources,
-                    f"pool = {self.pool}: expected at least max_sources, {self.max_sources}",
-                ),
-                (self.max_tokens is not None and self.max_tokens < 1, f"max_tokens = {self.max_tokens}: at least 1"),
-                (not 0 <= self.gain_min < 1, f"gain_min = {self.gain_min}: expected 0 to 1"),
-                (self.near < 0, f"near = {self.near}: expected at least 0"),
-                (self.tau <= 0, f"tau = {self.tau}: expected more than 0"),
-                (self.tau_surface <= 0, f"tau_surface = {self.tau_surface}: expected more than 0"),
-                (self.rho_max < 1, f"rho_max = {self.rho_max}: expected at least 1"),
-                (not 0 < self.min_weight <= 1, f"min_weight = {self.min_weight}: expected above 0, up to 1"),
-                (not 0 < self.min_cells <= 1, f"min_cells = {self.min_cells}: expected above 0, up to 1"),
-                (self.refine_steps < 0, f"refine_steps = {self.refine_steps}: expected at least 0"),
-                (self.view_angle <= 0, f"view_angle = {self.view_angle}: expected more than 0 degrees"),
-                (self.half_life is not None and self.half_life <= 0, f"half_life = {self.half_life}: above 0, or none"),
-            ]
-            if bad
-        ]
-        if problems:
-            raise ConfigError("; ".join(problems))
+        refuse(
+            (self.max_sources < 1, f"max_sources = {self.max_sources}: expected at least 1"),
+            (self.pool < self.max_sources, f"pool = {self.pool}: expected at least max_sources, {self.max_sources}"),
+            (self.max_tokens is not None and self.max_tokens < 1, f"max_tokens = {self.max_tokens}: at least 1"),
+            (not 0 <= self.gain_min < 1, f"gain_min = {self.gain_min}: expected 0 to 1"),
+            (self.near < 0, f"near = {self.near}: expected at least 0"),
+            (self.tau <= 0, f"tau = {self.tau}: expected more than 0"),
+            (self.tau_surface <= 0, f"tau_surface = {self.tau_surface}: expected more than 0"),
+            (self.rho_max < 1, f"rho_max = {self.rho_max}: expected at least 1"),
+            (not 0 < self.min_weight <= 1, f"min_weight = {self.min_weight}: expected above 0, up to 1"),
+            (not 0 < self.min_cells <= 1, f"min_cells = {self.min_cells}: expected above 0, up to 1"),
+            (self.refine_steps < 0, f"refine_steps = {self.refine_steps}: expected at least 0"),
+            (self.view_angle <= 0, f"view_angle = {self.view_angle}: expected more than 0 degrees"),
+            (self.half_life is not None and self.half_life <= 0, f"half_life = {self.half_life}: above 0, or none"),
+        )
 
 
 def retrieve(
@@ -183,12 +175,10 @@ class _View:
     def mosaic(self) -> Mosaic:
         pool = self._pool()
         if not pool:
-            return self._assemble([], None, None, None)
+            return self._assemble([], [], None)
         landing = self._land(pool)
         picks = self._pick(pool, landing)
-        return self._assemble(
-            [pool[k] for k in picks], landing.block, landing.quality[picks], self._read(picks, landing)
-        )
+        return self._assemble(pool, picks, landing)
 
     def _weights(self, groups: list[int]) -> Array:
         if self.config.half_life is None:
@@ -201,78 +191,21 @@ class _View:
         newest_first = self.config.prefer == "newer"
         return np.array(sorted(range(len(groups)), key=keys.__getitem__, reverse=newest_first), np.int64)
 
-    def _candidates(self) -> Array:
-        """Groups whose bounding sphere meets the frustum."""
-        spheres = self.store.spheres.numpy().astype(np.float64)
-        T, K = self.camera.viewmats[0].numpy(), self.camera.Ks[0].numpy()
-        center = spheres[:, :3] @ T[:3, :3].T + T[:3, 3]
-        radius = spheres[:, 3]
-        inside = center[:, 2] + radius > self.near
-        for axis, extent in ((0, self.grid.width), (1, self.grid.height)):
-            for edge, sign in ((0.0, 1.0), (float(extent), -1.0)):
-                slope = (edge - K[axis, 2]) / K[axis, axis]  # plane x = slope * z through the image border
-                distance = sign * (center[:, axis] - slope * center[:, 2]) / np.hypot(1.0, slope)
-                inside &= distance > -radius
-        self.decisions[radius < 0] = Reason.invalid
-        inside &= radius >= 0
-        if self.context:
-            uids = np.array([group.uid for group in self.store], np.int64)
-            excluded = np.isin(uids, np.array(sorted(self.context), np.int64))
-            self.decisions[excluded] = Reason.context
-            inside &= ~excluded
-        return inside.nonzero()[0]
-
     def _pool(self) -> list[int]:
-        """R1: at most `pool` groups, chosen on one point per patch when there are more."""
-        from mosaicmem.memory import _kernels
-
-        active = self._candidates()
-        if len(active) <= self.config.pool:
-            return active.tolist()
-        m, n = self.grid.tokens
-        stride = np.float32(self.grid.token_stride)
-        T, K = self.camera.viewmats[0].numpy(), self.camera.Ks[0].numpy()
-        geometry = (
-            self.store.centers.numpy(),
-            self.store.radii.numpy(),
-            np.asarray(self.store.offsets, np.int64),
-            active,
-            T[:3].astype(np.float32),
-            K.diagonal()[:2].astype(np.float32),
-            K[:2, 2].astype(np.float32),
-            stride,
-            np.float32(self.near),
-            np.float32(self.config.rho_max) * stride / 2,
+        """R1: the groups to look at cell by cell."""
+        groups = candidates(self.store, self.camera, self.grid, self.near, self.context, self.decisions)
+        if len(groups) <= self.config.pool:
+            return groups
+        reach = self.config.rho_max * self.grid.token_stride / 2
+        return thin(
+            PatchPoints(self.store, self.camera, self.grid, self.near, reach, 2 * self.config.tau),
+            groups,
+            self.config.pool,
+            self._weights(groups),
+            self._order(groups),
+            self.decisions,
+            self.gains,
         )
-        zbuf = np.full((m, n), np.inf, np.float32)
-        _kernels.pool_zbuffer(*geometry, zbuf)
-        landed = np.zeros(len(active), np.int64)
-        seen = np.zeros((len(active), m, n), np.bool_)
-        _kernels.pool_visible(*geometry, np.float32(2 * self.config.tau), zbuf, landed, seen)
-        seen = seen.reshape(len(active), m * n)
-        groups = active.tolist()
-        picked = np.zeros(len(active), np.bool_)
-        gains = np.zeros(len(active))
-        weights, order = self._weights(groups), self._order(groups)
-        shows = seen.astype(np.float32)
-        chosen: list[int] = []
-        while len(chosen) < self.config.pool:  # cover everything once, then again: a token is not all of its cells
-            room = self.config.pool - len(chosen)
-            again = _kernels.greedy_cover(shows, weights, order, room, 1.0, picked, gains).tolist()
-            if not again:
-                break
-            chosen += again
-        missing = (seen & ~seen[picked].any(0)).sum(1)
-        shows_any = seen.sum(1)
-        for k, g in enumerate(groups):
-            if picked[k]:
-                continue
-            self.gains[g] = missing[k] * self.grid.patch**2
-            if shows_any[k]:
-                self.decisions[g] = Reason.budget if missing[k] else Reason.duplicate
-            else:
-                self.decisions[g] = Reason.hidden if landed[k] else Reason.outside
-        return [groups[k] for k in chosen]
 
     def _land(self, pool: list[int]) -> _Landing:
         """R2, R3: the cells of every group of the pool in the view, z-buffered within each group."""
@@ -375,7 +308,7 @@ class _View:
             )
         return reading
 
-    def _assemble(self, groups: list[int], block: Array | None, quality: Array | None, read: _Reading | None) -> Mosaic:
+    def _assemble(self, pool: list[int], picks: list[int], landing: _Landing | None) -> Mosaic:
         """R6: an owner for every token, a source for every cell."""
         from mosaicmem.memory import _kernels
 
@@ -384,14 +317,16 @@ class _View:
         source = np.full((h, w), -1)
         covered = np.zeros((m, n), np.bool_)
         uv, source_z, depth = np.zeros((h, w, 2)), np.zeros((h, w)), np.zeros((h, w))
-        if groups and read is not None:
+        groups = [pool[k] for k in picks]
+        if groups and landing is not None:
+            read = self._read(picks, landing)
             min_cells = max(1, int(np.ceil(self.config.min_cells * p * p)))
             weights = self._weights(groups)
             _kernels.assign_owners(
                 read.good,
                 read.depth,
-                block,
-                quality,
+                landing.block,
+                landing.quality[picks],
                 weights,
                 self.config.tau,
                 p,
