@@ -112,9 +112,9 @@ def thin(
         if not again:
             break
         chosen += again
-    shown: Array = seen[picked].any(axis=0, keepdims=True)
+    shown = np.logical_or.reduce(seen[picked], axis=0)
     missing = (seen & ~shown).sum(1)
-    shows_any = seen.any(1)
+    shows_any = np.logical_or.reduce(seen, axis=1)
     for k, g in enumerate(groups):
         if picked[k]:
             continue

@@ -39,7 +39,7 @@ class TAEF2(nn.Module):
     def __init__(self, encoder: nn.Sequential, decoder: nn.Sequential, channels: int) -> None:
         super().__init__()
         self.encoder, self.decoder, self.channels = encoder, decoder, channels
-        self.requires_grad_(False).eval()
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # a fifth faster on CPUs
 
     @staticmethod
     def from_pretrained(folder: Path | str) -> TAEF2:
