@@ -119,7 +119,8 @@ def retrieve(
     cameras = cameras.to(dtype=torch.float64, device="cpu")
     if now is None and config.half_life is not None:
         now = max((group.keyframe.time for group in store), default=0.0)
-    views = [_View(store, cameras[i], grid, config, now or 0.0, context) for i in range(len(cameras))]
+    surfaces = _Surfaces(store)
+    views = [_View(store, surfaces, cameras[i], grid, config, now or 0.0, context) for i in range(len(cameras))]
     mosaics = [view.mosaic() for view in views]
     return Mosaic.cat(mosaics) if mosaics else _no_views(store, cameras, grid)
 
@@ -154,18 +155,40 @@ class PixelMaps:
     center: Array
 
 
+class _Surfaces:
+    """Tangent planes of the groups that the views of one call look at, made when first asked for."""
+
+    def __init__(self, store: PatchStore) -> None:
+        self.store = store
+        self.known: dict[int, tuple[Array, Array]] = {}
+
+    def __getitem__(self, g: int) -> tuple[Array, Array]:
+        """Planes `[h' w' 3]` (inverse depth, its change per cell along x and y) and valid cells `[h' w']`."""
+        from mosaicmem.memory import _kernels
+
+        if g not in self.known:
+            group = self.store.group(g)
+            valid = group.valid.numpy()
+            planes = np.zeros((*valid.shape, 3))
+            _kernels.tangent_planes(group.keyframe.depth.numpy(), valid, MAX_SLOPE, MAX_BEND, planes)
+            self.known[g] = planes, valid
+        return self.known[g]
+
+
 class _View:
     """One view's retrieval, step by step; holds the arrays the steps share."""
 
     def __init__(
         self,
         store: PatchStore,
+        surfaces: _Surfaces,
         camera: Cameras,
         grid: TokenGrid,
         config: RetrievalConfig,
         now: float,
         context: Collection[int],
     ) -> None:
+        self.surfaces = surfaces
         self.store, self.camera, self.grid, self.config, self.now = store, camera, grid, config, now
         self.near = config.near * store.scale
         self.decisions = np.full(len(store), Reason.outside, np.int8)
@@ -211,12 +234,10 @@ class _View:
         """R2, R3: the cells of every group of the pool in the view, z-buffered within each group."""
         from mosaicmem.memory import _kernels
 
-        groups = [self.store.group(g) for g in pool]
         shape = (len(pool), *self.grid.cells)
-        maps = pixel_maps(groups, self.camera)
+        maps = pixel_maps([self.store.group(g) for g in pool], self.camera)
         landing = _Landing(
             maps=maps,
-            surfaces=[],
             zmin=np.full(shape, np.inf),
             hit=np.full(shape, -1),
             depth=np.zeros(shape),
@@ -224,14 +245,9 @@ class _View:
             block=np.full(self.grid.cells, np.inf),
             quality=np.zeros(shape),
         )
-        for k, group in enumerate(groups):
-            valid = group.valid.numpy()
-            planes = np.zeros((*valid.shape, 3))
-            _kernels.tangent_planes(group.keyframe.depth.numpy(), valid, MAX_SLOPE, MAX_BEND, planes)
-            landing.surfaces.append((planes, valid))
+        for k, g in enumerate(pool):
             landed, coarse = _kernels.splat_cells(
-                planes,
-                valid,
+                *self.surfaces[g],
                 maps.P[k],
                 float(self.grid.stride),
                 self.near,
@@ -244,7 +260,7 @@ class _View:
                 landing.block,
             )
             if landed:
-                self.decisions[pool[k]] = Reason.coarse if coarse == landed else Reason.hidden
+                self.decisions[g] = Reason.coarse if coarse == landed else Reason.hidden
         return landing
 
     def _pick(self, pool: list[int], landing: _Landing) -> list[int]:
@@ -282,7 +298,7 @@ class _View:
                 self.decisions[g] = Reason.duplicate
         return picks
 
-    def _read(self, picks: list[int], landing: _Landing) -> _Reading:
+    def _read(self, pool: list[int], picks: list[int], landing: _Landing) -> _Reading:
         """R5: follow the view's rays back into each picked source."""
         from mosaicmem.memory import _kernels
 
@@ -290,7 +306,7 @@ class _View:
         reading = _Reading(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_))
         for slot, k in enumerate(picks):
             _kernels.read_back(
-                *landing.surfaces[k],
+                *self.surfaces[pool[k]],
                 landing.maps.P[k],
                 landing.maps.Q[k],
                 float(self.grid.stride),
@@ -319,7 +335,7 @@ class _View:
         uv, source_z, depth = np.zeros((h, w, 2)), np.zeros((h, w)), np.zeros((h, w))
         groups = [pool[k] for k in picks]
         if groups and landing is not None:
-            read = self._read(picks, landing)
+            read = self._read(pool, picks, landing)
             min_cells = max(1, int(np.ceil(self.config.min_cells * p * p)))
             weights = self._weights(groups)
             _kernels.assign_owners(
@@ -366,7 +382,6 @@ class _Landing:
     """The cells of `k` groups in a view's grid `[h w]`, each group z-buffered by itself."""
 
     maps: PixelMaps
-    surfaces: list[tuple[Array, Array]]  # per group: tangent planes [h' w' 3] and valid cells [h' w']
     zmin: Array  # [k h w] nearest depth, inf where nothing lands
     hit: Array  # [k h w] row-major source cell
     depth: Array  # [k h w] depth of that cell in the view
