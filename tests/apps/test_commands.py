@@ -76,6 +76,7 @@ def test_the_living_room_is_remembered_and_recalled(run, tmp_path):
     )  # fmt: skip
     assert ran.json["mean"]["coverage"] > 0.7
     assert ran.json["mean"]["psnr"] > 18
+    assert "vae_psnr" not in ran.json["mean"], "a lossless VAE has no loss to report"
 
 
 def test_a_pretrained_vae_is_plugged_in_by_path_and_labelled_real(run, recording, path, tmp_path):
@@ -87,6 +88,8 @@ def test_a_pretrained_vae_is_plugged_in_by_path_and_labelled_real(run, recording
     ran = run("recall", room, "-t", path, "--frames", "2", "--compare", recording, "-o", tmp_path / "r", "--json")
     assert ran.json["backend"] == "real"
     assert ran.json["mean"]["psnr"] > 15
+    assert ran.json["mean"]["vae_psnr"] > ran.json["mean"]["psnr"] - 1, "no memory is better than its VAE"
+    assert ran.json["frames"][0]["vae_ssim"] > 0.5
     wrong = run("recall", room, "-t", path, "--vae", tmp_path / "nowhere", "-o", tmp_path / "r2")
     assert wrong.code == 3
     (tmp_path / "empty").mkdir()

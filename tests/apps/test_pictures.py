@@ -26,6 +26,7 @@ from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.retrieval import retrieve
 from mosaicmem.memory.store import PatchStore
+from mosaicmem.models.synthetic import PixelShuffleVAE
 
 
 def test_only_covered_pixels_are_scored():
@@ -36,12 +37,12 @@ def test_only_covered_pixels_are_scored():
     frame, good = truth.clone(), torch.zeros(32, 32, dtype=torch.bool)
     good[:, :16] = True
     frame[:, :, 16:] *= -1
-    right = score(0, View(frame, good, mosaic), truth)
+    right = score(0, View(frame, good, mosaic), truth, PixelShuffleVAE())
     assert (right.psnr, right.ssim) == (60.0, pytest.approx(1.0))
-    wrong = score(0, View(frame, ~good, mosaic), truth)
+    wrong = score(0, View(frame, ~good, mosaic), truth, PixelShuffleVAE())
     assert wrong.psnr is not None
     assert wrong.psnr < 10
-    nothing = score(0, View(frame, torch.zeros_like(good), mosaic), truth)
+    nothing = score(0, View(frame, torch.zeros_like(good), mosaic), truth, PixelShuffleVAE())
     assert (nothing.psnr, nothing.ssim) == (None, None)
 
 

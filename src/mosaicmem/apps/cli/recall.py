@@ -70,7 +70,7 @@ def run(args: Args, session: Session) -> Result:
                 view = next(walk)
             with session.stage("compare"):
                 seen = truth.frame(index, meta.width, meta.height) if truth else None
-                scores.append(score(index, view, None if seen is None else to_float(seen)))
+                scores.append(score(index, view, None if seen is None else to_float(seen), vae))
             views.append(to_u8(view.frame))
             holes.append(~view.good.numpy())
             if seen is not None:
@@ -85,6 +85,7 @@ def run(args: Args, session: Session) -> Result:
         f"intrinsics: {poses.intrinsics}",
         *_table(scores, truth is not None),
         _summary(mean),
+        *_round_trip(mean, vae.name),
     ]
     return Result({**report, "intrinsics": poses.intrinsics}, text)
 
@@ -164,6 +165,17 @@ def _summary(mean: dict[str, float | None]) -> str:
     if mean.get("ssim") is not None:
         parts.append(f"SSIM {mean['ssim']:.3f}")
     return ", ".join(parts) + (" (errors on covered pixels)" if len(parts) > 1 else "")
+
+
+def _round_trip(mean: dict[str, float | None], name: str) -> list[str]:
+    if mean.get("vae_psnr") is None:
+        return []
+    ssim = mean.get("vae_ssim")
+    return [
+        f"{name} alone, encoding and decoding the real frames: {mean['vae_psnr']:.2f} dB"
+        + ("" if ssim is None else f", SSIM {ssim:.3f}")
+        + " (same pixels)"
+    ]
 
 
 def _table(scores: list[FrameScore], compared: bool, limit: int = 16) -> list[str]:
