@@ -207,3 +207,11 @@ def test_a_signal_ends_a_real_run_cleanly(tmp_path):
 def test_main_never_raises_for_odd_arguments():
     for argv in (["show-config", "--set"], ["show-config", "--config"], ["bench", "--seed", "x"], ["lint", "\x00"]):
         assert main(argv) in (1, 2, 3)
+
+
+def test_messages_name_the_options_of_the_command_at_hand(run, tmp_path):
+    odd = tmp_path / "odd.xyz"
+    odd.write_bytes(bytes(range(1, 200)))
+    for command, option in [("lint", "--format"), ("convert", "--from"), ("visualize", "--trajectory-format")]:
+        ran = run(command, odd, *(["--out", tmp_path / "x.tum"] if command != "lint" else []))
+        assert ran.code == 3 and f"with {option}" in ran.err and "format=" not in ran.err.replace(option, "")

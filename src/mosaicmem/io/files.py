@@ -209,6 +209,10 @@ def _open_image(path: Path, max_pixels: int) -> Image.Image:
         image.load()
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+    except Image.DecompressionBombError as error:  # Pillow looks at the header too, and says only how many
+        claimed = re.search(r"\d+", str(error))
+        count = f"{int(claimed[0]):,}" if claimed else "too many"
+        raise InputError(f"{path}: claims {count} pixels, expected at most {max_pixels:,}; refused") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"{path}: not a readable image ({error})") from error
     return image

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminate_like_interrupt():
             return _run(argv, console)
     except MosaicMemError as error:
-        console.fail(type(error).__name__, str(error), error.exit_code, error)
+        console.fail(type(error).__name__, _in_options(argv, str(error)), error.exit_code, error)
         return error.exit_code
     except KeyboardInterrupt:
         console.fail("Interrupted", "interrupted; nothing was written", EXIT_INTERRUPTED)
@@ -88,6 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"{type(error).__name__}: {error} (this is a bug; -v shows where)"
         console.fail("InternalError", message, EXIT_FAILED, error)
         return EXIT_FAILED
+
+
+def _in_options(argv: list[str], message: str) -> str:
+    """The library names its arguments; whoever sits at the command line has options."""
+    reading = {"lint": "--format", "convert": "--from"}.get(argv[0], "--trajectory-format")
+    return message.replace("with format=", f"with {reading}").replace("give format=", "give --to:")
 
 
 def _run(argv: list[str], console: Console) -> int:

@@ -120,9 +120,9 @@ def choose(path: Path, format: str | None) -> Format:
     if likely:
         raise InputError(f"{path}: fits several formats: {listed}. Choose one with format=")
     raise InputError(
-        f"{path}: not recognised as a trajectory{f' (nearest: {listed})' if listed else ''}; name it with "
-        f"format=, one of {', '.join(FORMATS)}. ROS bags, Bundler, NVM and ARKit logs are not read: convert them to "
-        "tum or colmap-txt"
+        f"{path}: not recognised as a trajectory{f' (nearest: {listed})' if listed else ''}; name it "
+        f"with format=, one of {', '.join(FORMATS)}. ROS bags, Bundler, NVM and ARKit logs are not read: convert them "
+        "to tum or colmap-txt"
     )
 
 
