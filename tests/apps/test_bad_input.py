@@ -153,7 +153,7 @@ SPOILERS = {
     ),
     "60000 x 60000": (
         lambda f: (f / "image/00001.png").write_bytes(png_that_claims(60_000, 60_000)),
-        "3600000000 pixels",
+        "3,600,000,000 pixels",
     ),
     "other size": (lambda f: image_of(20, 20).save(f / "image/00001.png"), "20x20 pixels, expected 48x32"),
     "other depth size": (
@@ -246,7 +246,7 @@ def test_start_images_and_depth_must_fit(run, small, path, tmp_path):
         ("other.npy", "6x5"),
         ("none.npy", "no depth above 0"),
         ("flat.npy", "[5]"),
-        ("huge.png", "60000"),
+        ("huge.png", "3,600,000,000 pixels"),
     ]:
         ran = start(image, tmp_path / bad)
         assert ran.code == 3
