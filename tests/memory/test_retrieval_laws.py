@@ -266,3 +266,25 @@ def test_E2_moved_patches_land_where_the_formula_says(seed: int, dx: float) -> N
     shift = GRID.cell_centers(F64) - mosaic.source_uv[0]
     good = mosaic.good[0]
     assert float((shift[..., 0] - f * dx / depth)[good].abs().max()) < 1e-9
+
+
+def test_a_source_must_add_its_share_of_the_view() -> None:
+    rest = torch.zeros(H, W, dtype=torch.bool)
+    rest[0, :4] = True
+    store = store_of(keyframe(4.0, camera(), valid=~rest), keyframe(4.0, camera(), frame=1, valid=rest))
+    share = 4 / (H * W)
+    kept = retrieve(store, camera(), GRID, RetrievalConfig(gain_min=0.99 * share))
+    assert kept.picked == ((0, 1),) and bool(kept.good.all())
+    spared = retrieve(store, camera(), GRID, RetrievalConfig(gain_min=1.01 * share))
+    assert spared.picked == ((0,),) and torch.equal(spared.holes[0], rest)
+    assert spared.reasons(0)[Reason.duplicate] == 1 and float(spared.gains[0, 1]) == 4
+
+
+def test_what_cannot_be_read_still_hides_what_is_behind_it() -> None:
+    """A lattice before a wall, seen a fifth of a cell aside: too few of its cells to read, but it is in the way."""
+    lattice = (torch.arange(H)[:, None] + torch.arange(W)) % 2 == 0
+    step = 0.2 * GRID.stride * 2.0 / 100
+    store = store_of(keyframe(9.0, camera()), keyframe(2.0, camera(), frame=1, valid=lattice))
+    mosaic = retrieve(store, camera(at=(step, 0, 0)), GRID, RetrievalConfig(min_weight=0.9))
+    assert torch.equal(mosaic.holes[0][:, :-1], lattice[:, :-1])
+    assert bool((mosaic.source[0][~lattice] == 0).all())
