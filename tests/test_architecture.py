@@ -28,12 +28,18 @@ MAY_IMPORT = {
     "memory": EARLY,
     "worlds": EARLY | {"io.files", "io.trajectories"},
     "depth": EARLY | {"worlds"},
-    "models": EARLY | {"ops", "io.files"},
+    "diffusion": BASE,
+    "models": EARLY | {"ops", "diffusion", "io.files"},
     "models.conditioning": EARLY | {"ops", "memory"},
+    "models.depth_net": EARLY | {"ops", "depth", "io.files"},
+    "models.world_model": EARLY | {"ops", "diffusion", "io.files"},
     "generation": EARLY | {"ops", "memory", "depth", "worlds", "models"},
     "evaluation": EARLY | {"ops", "memory", "depth", "worlds", "models", "generation"},
+    "training": EARLY
+    | {"ops", "memory", "depth", "worlds", "diffusion", "models", "generation", "evaluation", "io"},
     "io": EARLY | {"memory", "generation.events"},
-    "apps": EARLY | {"ops", "memory", "depth", "worlds", "models", "generation", "evaluation", "io"},
+    "apps": EARLY
+    | {"ops", "memory", "depth", "worlds", "diffusion", "models", "generation", "evaluation", "training", "io"},
 }
 """What each room may import besides itself; the longest matching name decides."""
 
@@ -41,6 +47,7 @@ EVERYWHERE = {"torch", "numpy", "jaxtyping"}
 AT_THE_TOP = {
     "io": {"PIL", "safetensors", "yaml"},
     "models": {"safetensors"},
+    "training": {"safetensors", "rich"},
     "worlds": {"PIL"},
     "apps": {"PIL", "rich", "tyro", "yaml"},  # the table of commands loads one command at a time
 }
