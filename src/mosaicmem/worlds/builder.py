@@ -16,6 +16,7 @@ from mosaicmem.worlds.scene import Scene
 from mosaicmem.worlds.shading import Lights
 
 Texture = Literal["smooth", "checker", "stripes", "mixed"]
+Walls = Literal["pale", "vivid"]
 HEIGHT = 2.7
 WALL = 0.12  # thickness of one room's half of a wall
 DOOR_WIDTH, DOOR_HEIGHT = 1.15, 2.1
@@ -23,16 +24,24 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 _WALLS = ("cream", "pale blue", "pale green", "pale pink", "light grey", "sand")
 _FLOORS = ("oak", "slate", "terracotta", "beige")
+_VIVID = (
+    "white", "sand", "pale blue", "pale green", "red", "dark red", "orange", "yellow", "green", "teal", "blue", "navy",
+    "purple", "brown", "grey",
+)  # fmt: skip
 
 
-def make_scene(seed: int, *, rooms: int = 2, movers: bool = True, texture: Texture = "smooth") -> Scene:
+def make_scene(
+    seed: int, *, rooms: int = 2, movers: bool = True, texture: Texture = "smooth", walls: Walls = "pale"
+) -> Scene:
     """A world of `rooms` furnished rooms, the same for the same arguments, bit for bit.
 
     Args:
         seed: Any integer.
         rooms: 1 to 8. The last of two or more may have no ceiling.
         movers: A bouncing ball, a lift, a door that opens on the outside, or a light that goes out: one or two a room.
-        texture: Pattern of floors and furniture; "mixed" lets each object have its own. Walls are always smooth.
+        texture: Pattern of floors and furniture; "mixed" lets each object have its own. Pale walls are always smooth.
+        walls: "pale": one pale colour a room. "vivid": every wall has a strong colour of its own, some are striped, and
+            any last room may be open to the sky, so that a place once left cannot be guessed, only remembered.
 
     Raises:
         ConfigError: if `rooms` is out of range or `texture` has no such name.
@@ -41,9 +50,14 @@ def make_scene(seed: int, *, rooms: int = 2, movers: bool = True, texture: Textu
         raise ConfigError(f"rooms = {rooms}; expected 1 to {len(ORDINALS)}")
     if texture not in ("smooth", "checker", "stripes", "mixed"):
         raise ConfigError(f"texture = {texture!r}; expected smooth, checker, stripes or mixed")
+    if walls not in ("pale", "vivid"):
+        raise ConfigError(f"walls = {walls!r}; expected pale or vivid")
     rng = random.Random(seed)  # noqa: S311 - pictures, not secrets
     draft = Draft(rng, texture)
+    draft.vivid = walls == "vivid"
     layout = _layout(rng, rooms)
+    if draft.vivid and rooms == 1:
+        layout[0].open_sky = rng.random() < 0.15
     if movers:
         draft.front_door_room = rng.choice([None, rng.randrange(rooms)])
         draft.light_out = rng.random() < 0.3
@@ -110,12 +124,23 @@ def _shell(draft: Draft, rooms: list[Room]) -> None:
             ceiling = draft.add(f"ceiling of the {which}", "white", cell=1.0, pattern="smooth")
             draft.box(ceiling, (xm, -room.height - 0.05, zm), (hx, 0.05, hz), world_pattern=True)
         walls = draft.add(f"walls of the {which}", room.colour, cell=1.0, pattern="smooth")
-        room.walls = walls
         for x, door in ((room.x0 - WALL / 2, room.left_door), (room.x1 + WALL / 2, room.right_door)):
-            _wall(draft, walls, room, "x", x, room.z0, room.z1, door)
-        _wall(draft, walls, room, "z", room.z0 - WALL / 2, room.x0 - WALL, room.x1 + WALL, None)
+            _wall(draft, _paint(draft, room, which, walls), room, "x", x, room.z0, room.z1, door)
+        owner = _paint(draft, room, which, walls)
+        _wall(draft, owner, room, "z", room.z0 - WALL / 2, room.x0 - WALL, room.x1 + WALL, None)
         room.front_door = xm if draft.front_door_room == i else None
-        _wall(draft, walls, room, "z", room.z1 + WALL / 2, room.x0 - WALL, room.x1 + WALL, room.front_door)
+        owner = _paint(draft, room, which, walls)
+        _wall(draft, owner, room, "z", room.z1 + WALL / 2, room.x0 - WALL, room.x1 + WALL, room.front_door)
+
+
+def _paint(draft: Draft, room: Room, which: str, plain: int) -> int:
+    """The object a wall belongs to: that of all walls of a room, or one of its own with a strong colour."""
+    if not draft.vivid:
+        return plain
+    colour = draft.rng.choice([c for c in _VIVID if c not in room.painted])
+    room.painted.append(colour)
+    striped = draft.rng.random() < 0.3
+    return draft.add(f"{colour} wall of the {which}", colour, cell=0.5, pattern="stripes" if striped else "smooth")
 
 
 def _wall(
@@ -237,7 +262,8 @@ def _caption(rooms: list[Room], draft: Draft) -> str:
         holds = _listing([article(name) for name in room.holds]) or "nothing"
         sky = ", is open to the sky" if room.open_sky else ""
         which = f"The {ORDINALS[i]}" if count > 1 else "It"
-        parts.append(f"{which} has {room.colour} walls and {article(room.floor)} floor{sky} and holds {holds}.")
+        walls = _listing(room.painted) if room.painted else room.colour
+        parts.append(f"{which} has {walls} walls and {article(room.floor)} floor{sky} and holds {holds}.")
     if draft.happens:
         happens = _listing(draft.happens)
         parts.append(happens[0].upper() + happens[1:] + ".")

@@ -56,7 +56,7 @@ class Room:
     right_door: float | None
     open_sky: bool
     front_door: float | None = None
-    walls: int = 0
+    painted: list[str] = field(default_factory=list)
     holds: list[str] = field(default_factory=list)
 
     def free_spot(
@@ -110,6 +110,7 @@ class Draft:
         self._look("white", 1.0, SMOOTH)
         self.front_door_room: int | None = None  # which room was chosen for a door to the outside
         self.light_out = False
+        self.vivid = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -14,10 +14,11 @@ from mosaicmem._shapes import Float, Int64, Tensor
 from mosaicmem.worlds.primitives import Solids, clearance, normals_at, smoothstep, to_local
 
 SMOOTH, CHECKER, STRIPES = 0, 1, 2
-_FILTER_SIGMA = 0.4  # of the Gaussian that stands for a pixel, in pixels
-_AMBIENT = 0.42
-_EXPOSURE = 2.3
-_CORNER_REACH = 0.35  # metres within which other surfaces take ambient light away
+FILTER_SIGMA = 0.4  # of the Gaussian that stands for a pixel, in pixels
+AMBIENT = 0.42
+EXPOSURE = 2.3
+CORNER_REACH = 0.35  # metres within which other surfaces take ambient light away
+HORIZON, ZENITH = (0.84, 0.90, 0.95), (0.36, 0.58, 0.86)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def surface_at(
 def shade(surface: Surface, solids: Solids, materials: Materials, lights: Lights, time: float) -> Float[Tensor, "n 3"]:
     """Colour in [-1, 1] of each surface point: `1 - exp(-exposure pattern (ambient + sum of lights))` per channel."""
     albedo = pattern_colour(surface, materials)
-    light = _AMBIENT * _openness(surface, solids)[:, None] * (1 + 0.12 * -surface.normals[:, 1:2])
+    light = AMBIENT * _openness(surface, solids)[:, None] * (1 + 0.12 * -surface.normals[:, 1:2])
     for position, colour, lo, hi in zip(
         lights.position, lights.strength(time), lights.room_lo, lights.room_hi, strict=True
     ):
@@ -110,7 +111,7 @@ def shade(surface: Surface, solids: Solids, materials: Materials, lights: Lights
         outside = torch.maximum(lo - surface.points, surface.points - hi).clamp(min=0).norm(dim=-1, keepdim=True)
         spill = (1 - outside / 1.5).clamp(min=0).square()
         light = light + colour * (0.25 + 0.75 * facing).clamp(min=0) * spill / (1 + 0.22 * squared)
-    return 1 - 2 * torch.exp(-_EXPOSURE * albedo * light)
+    return 1 - 2 * torch.exp(-EXPOSURE * albedo * light)
 
 
 def pattern_colour(surface: Surface, materials: Materials) -> Float[Tensor, "n 3"]:
@@ -135,14 +136,14 @@ def pattern_colour(surface: Surface, materials: Materials) -> Float[Tensor, "n 3
 def sky_colour(directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
     """Sky in [-1, 1]: pale at the horizon, blue above, smooth everywhere. Up is -y."""
     up = -directions[:, 1:2] / directions.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    horizon, zenith = directions.new_tensor([0.84, 0.90, 0.95]), directions.new_tensor([0.36, 0.58, 0.86])
+    horizon, zenith = directions.new_tensor(HORIZON), directions.new_tensor(ZENITH)
     return 2 * (horizon + (zenith - horizon) * smoothstep(up * 1.1)) - 1
 
 
 def _smooth_mix(p: Tensor, surface: Surface, waves: Tensor, phases: Tensor) -> Tensor:
     spread = torch.einsum("nkc,nc->nk", waves, surface.du).square()
     spread = spread + torch.einsum("nkc,nc->nk", waves, surface.dv).square()
-    damp = torch.exp(-0.5 * _FILTER_SIGMA**2 * spread)  # a Gaussian's effect on a cosine is exact
+    damp = torch.exp(-0.5 * FILTER_SIGMA**2 * spread)  # a Gaussian's effect on a cosine is exact
     cosines = torch.cos(torch.einsum("nkc,nc->nk", waves, p) + phases)
     return 0.5 + 0.5 * (damp * cosines).mean(-1)
 
@@ -159,6 +160,6 @@ def _filtered_square(x: Tensor, width: Tensor) -> Tensor:
 
 def _openness(surface: Surface, solids: Solids) -> Tensor:
     """Ambient light that nearby surfaces leave, from the clearance a little above the surface (in [0.45, 1])."""
-    above = surface.points + _CORNER_REACH * surface.normals
-    free = clearance(solids, above).clamp(max=_CORNER_REACH) / _CORNER_REACH
+    above = surface.points + CORNER_REACH * surface.normals
+    free = clearance(solids, above).clamp(max=CORNER_REACH) / CORNER_REACH
     return 1 - 0.55 * (1 - free).square()
