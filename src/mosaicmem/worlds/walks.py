@@ -88,9 +88,9 @@ def _there_and_back(scene: Scene, generator: torch.Generator) -> tuple[Tensor, T
     line = scene.waypoints
     if float(torch.rand((), generator=generator)) < 0.5:
         line = line.flip(0)
-    there = _dense(_round_corners(line))
+    there = dense(_round_corners(line))
     if not _all_free(scene, there):
-        there = _dense(line)
+        there = dense(line)
     ahead = _headings(there)
     about = ahead[-1] + _turn(math.pi)
     back = ahead.flip(0) + math.pi
@@ -134,11 +134,11 @@ def _round_corners(line: Tensor, rounds: int = 4) -> Tensor:
     return line
 
 
-def _dense(line: Tensor) -> Tensor:
+def dense(line: Tensor) -> Tensor:
     """Points every `_STEP` metres along a polyline, ends included."""
     along = torch.cat([line.new_zeros(1), line.diff(dim=0).norm(dim=-1).cumsum(0)])
     count = max(2, math.ceil(float(along[-1]) / _STEP) + 1)
-    return _interpolate(along, line, torch.linspace(0, float(along[-1]), count, dtype=line.dtype))
+    return interpolate(along, line, torch.linspace(0, float(along[-1]), count, dtype=line.dtype))
 
 
 def _headings(places: Tensor) -> Tensor:
@@ -166,11 +166,11 @@ def _evenly_in_time(places: Tensor, headings: Tensor, n: int) -> tuple[Tensor, T
     spent = places.diff(dim=0).norm(dim=-1) / _SPEED + headings.diff().abs() / _TURN_RATE
     clock = torch.cat([spent.new_zeros(1), spent.cumsum(0)])
     at = torch.linspace(0, float(clock[-1]), n, dtype=clock.dtype)
-    both = _interpolate(clock, torch.cat([places, headings[:, None]], -1), at)
+    both = interpolate(clock, torch.cat([places, headings[:, None]], -1), at)
     return both[:, :2], both[:, 2]
 
 
-def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+def interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
     right = torch.searchsorted(x, at).clamp(1, len(x) - 1)
     left = right - 1
     share = ((at - x[left]) / (x[right] - x[left]).clamp(min=1e-12)).clamp(0, 1)[:, None]

@@ -1,0 +1,153 @@
+"""Episodes rendered ahead: one file each, in a folder outside the repository.
+
+A clip is colour for every frame, exact depth for every reference frame (every fourth), cameras and words. It is also
+what a folder of posed videos is turned into (`mosaicmem.training.posed_video`), so that training knows one kind of data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+
+from mosaicmem._shapes import Float, Tensor, UInt8
+from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.io.files import atomic_path
+from mosaicmem.worlds.episodes import HELD_OUT, make_episode
+
+VERSION = "episodes-1"
+STEP = 4  # depth is kept for every so many frames
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A posed video with depth.
+
+    Attributes:
+        name: What it is called; of a procedural episode its seed.
+        rgb: `[n 3 H W]` uint8.
+        depth: `[k H W]` z-depth of frames 0, 4, 8 ..., 0 = unknown.
+        cameras: One per frame, float64.
+        caption, event, event_frame: Words; `event` holds from `event_frame` on ("" and n: never).
+    """
+
+    name: str
+    rgb: UInt8[Tensor, "n 3 H W"]
+    depth: Float[Tensor, "k H W"]
+    cameras: Cameras
+    caption: str
+    event: str
+    event_frame: int
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def frames(self, index: slice | list[int]) -> Float[Tensor, "n 3 H W"]:
+        """Frames in [-1, 1]."""
+        return self.rgb[index].float() / 127.5 - 1
+
+
+class ClipCache:
+    """Clips of a folder, read on demand.
+
+    Args:
+        folder: Where they are; `default_cache()` for procedural episodes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        """File of a clip."""
+        return self.folder / f"{name}.safetensors"
+
+    def names(self) -> list[str]:
+        """Names of the clips that are there, numbers in numerical order."""
+        found = [p.stem for p in self.folder.glob("*.safetensors")]
+        return sorted(found, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+
+    def load(self, name: str) -> Clip:
+        """Read a clip.
+
+        Raises:
+            InputError: if it is not there or not a clip of this version.
+        """
+        return read_clip(self.path(name))
+
+
+def write_clip(path: Path, clip: Clip) -> None:
+    """Write a clip, whole or not at all."""
+    tensors = {
+        "rgb": clip.rgb.contiguous(),
+        "depth": clip.depth.half(),
+        "viewmats": clip.cameras.viewmats.double().contiguous(),
+        "Ks": clip.cameras.Ks.double().contiguous(),
+    }
+    words = {"caption": clip.caption, "event": clip.event, "event_frame": clip.event_frame, "version": VERSION}
+    with atomic_path(path, overwrite=True) as part:
+        part.write_bytes(save(tensors, {"mosaicmem": json.dumps(words)}))
+
+
+def read_clip(path: Path) -> Clip:
+    """Read a clip that `write_clip` wrote."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such clip; render it with `mosaicmem train data`")
+    with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
+        words = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
+        if words.get("version") != VERSION:
+            raise InputError(f"{path}: is no clip of version {VERSION}; render it again")
+        rgb, depth = file.get_tensor("rgb"), file.get_tensor("depth").float()
+        cameras = Cameras(file.get_tensor("viewmats"), file.get_tensor("Ks"), rgb.shape[-1], rgb.shape[-2])
+    return Clip(path.stem, rgb, depth, cameras, words["caption"], words["event"], int(words["event_frame"]))
+
+
+def render_clip(seed: int, size: int = 128) -> Clip:
+    """The episode of a seed, filmed."""
+    episode = make_episode(seed, size=size)
+    shot = episode.film()
+    rgb = ((shot.rgb.clamp(-1, 1) + 1) * 127.5).round().byte()
+    text, frame = ("", len(rgb)) if episode.event is None else (episode.event.text, episode.event.frame)
+    return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, episode.caption, text, frame)
+
+
+def render_ahead(folder: Path, seeds: Iterable[int], *, size: int = 128, processes: int = 1) -> Iterator[int]:
+    """Render what is missing, yielding each seed that is done.
+
+    Raises:
+        ConfigError: if a seed is held out.
+    """
+    wanted = list(seeds)
+    if any(seed in HELD_OUT for seed in wanted):
+        raise ConfigError(f"seeds {HELD_OUT.start} to {HELD_OUT.stop - 1} are held out: never trained on")
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = ClipCache(folder)
+    missing = [seed for seed in wanted if not cache.path(str(seed)).is_file()]
+    yield from (seed for seed in wanted if seed not in set(missing))
+    if processes <= 1:
+        for seed in missing:
+            yield _render_to(folder, seed, size)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        for start in range(0, len(missing), 8 * processes):
+            batch = missing[start : start + 8 * processes]
+            yield from pool.map(_render_to, [folder] * len(batch), batch, [size] * len(batch))
+
+
+def default_cache(size: int = 128) -> Path:
+    """Where rendered episodes are kept: `$MOSAICMEM_CACHE`, or the user's cache folder."""
+    base = os.environ.get("MOSAICMEM_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "mosaicmem" / f"{VERSION}-{size}"
+
+
+def _render_to(folder: Path, seed: int, size: int) -> int:
+    torch.set_num_threads(1)
+    write_clip(folder / f"{seed}.safetensors", render_clip(seed, size))
+    return seed
