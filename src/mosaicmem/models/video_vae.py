@@ -33,7 +33,7 @@ class VideoVAEConfig:
         stride: Pixels per latent cell.
     """
 
-    channels: int = 24
+    channels: int = 48
     image_widths: tuple[int, int] = (48, 96)
     group_widths: tuple[int, int] = (96, 160)
     blocks: int = 2

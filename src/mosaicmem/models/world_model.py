@@ -1,0 +1,136 @@
+"""The trained generator: a video transformer with memory, and the sampler that drives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from mosaicmem._shapes import Float, Tensor
+from mosaicmem.diffusion.flow import sigmas, x0_from
+from mosaicmem.diffusion.samplers import SamplerName, sample
+from mosaicmem.errors import ConfigError
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.models.generator import WindowRequest
+from mosaicmem.models.text import CaptionEncoder
+from mosaicmem.models.transformer import MemoryBatch, TransformerConfig, VideoTransformer
+from mosaicmem.ops.prope import TokenCameras, make_cameras
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the generator samples.
+
+    Attributes:
+        steps: Evaluations a window.
+        guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it at twice the cost.
+        shift: More of the steps at high noise for values above 1.
+        method: `euler` or `multistep`.
+        use_cameras: Whether attention carries cameras (PRoPE).
+    """
+
+    steps: int = 6
+    guidance: float = 1.0
+    shift: float = 2.0
+    method: SamplerName = "multistep"
+    use_cameras: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.shift <= 0 or self.guidance < 0:
+            raise ConfigError(f"steps = {self.steps}, guidance = {self.guidance}, shift = {self.shift}: out of range")
+
+
+class WorldNetwork(nn.Module):
+    """What is trained: the transformer and the text encoder in front of it.
+
+    `gain [2 c]` says how much a unit of each latent channel (of an image, of a group) changes the decoded pixels; the
+    loss of training is weighted by it.
+    """
+
+    gain: Tensor
+
+    def __init__(self, config: TransformerConfig, words: int = 48) -> None:
+        super().__init__()
+        self.transformer = VideoTransformer(config)
+        self.text = CaptionEncoder(config.text_dim, words)
+        self.register_buffer("gain", torch.ones(2, config.in_channels))
+
+    @property
+    def config(self) -> TransformerConfig:
+        """Sizes of the transformer."""
+        return self.transformer.config
+
+
+class WorldModel:
+    """A `models.generator.Generator` with trained weights.
+
+    Args:
+        network: Weights, in evaluation mode.
+        name: Short identity.
+        sampling: Steps, guidance and switches.
+        use_memory: False reads no memory at all.
+    """
+
+    invents = True
+
+    def __init__(
+        self, network: WorldNetwork, name: str, sampling: SamplingConfig | None = None, *, use_memory: bool = True
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.sampling = sampling or SamplingConfig()
+        self._name, self._use_memory = name, use_memory
+
+    @property
+    def name(self) -> str:
+        """Short identity, written into results."""
+        return self._name
+
+    @property
+    def label(self) -> str:
+        """What stands beside every number."""
+        return f"[trained:{self._name}]"
+
+    @property
+    def use_memory(self) -> bool:
+        """Whether memory tokens are read."""
+        return self._use_memory
+
+    def with_sampling(self, **changes: object) -> WorldModel:
+        """The same weights with other settings."""
+        return WorldModel(self.network, self._name, replace(self.sampling, **changes), use_memory=self._use_memory)  # pyright: ignore
+
+    @torch.inference_mode()
+    def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:
+        """Latents 1..l of the window; latent 0 stays the anchor."""
+        anchor = request.anchor[None, :, None].float()
+        width = anchor.shape[1] * request.grid.patch**2
+        memory = MemoryBatch.pad([request.tokens], width) if self._use_memory and len(request.tokens) else None
+        cameras = window_cameras([request.cameras], request.grid) if self.sampling.use_cameras else None
+        texts = [self.network.text.encode([request.prompt])]
+        if self.sampling.guidance != 1 and request.prompt:
+            texts.append(torch.zeros_like(texts[0]))
+        transformer = self.network.transformer
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            latents = torch.cat([anchor, x], dim=2)
+            times = 1000 * sigma.expand(1, latents.shape[2]).clone()
+            times[:, 0] = 0
+            answers = []
+            for text in texts:
+                out = transformer(latents, times, text, memory=memory, cameras=cameras)[:, :, 1:]
+                answers.append(x0_from(out, x, sigma, transformer.config.prediction))
+            if len(answers) == 1:
+                return answers[0]
+            return answers[1] + self.sampling.guidance * (answers[0] - answers[1])
+
+        noise = request.noise.transpose(0, 1)[None].float()
+        levels = sigmas(self.sampling.steps, self.sampling.shift)
+        return sample(denoise, noise, levels, self.sampling.method)[0].transpose(0, 1).contiguous()
+
+
+def window_cameras(windows: list[Cameras], grid: TokenGrid) -> TokenCameras:
+    """Projective cameras of windows, one row per latent with its sub-frames; windows are recentred and scaled."""
+    views, Ks = zip(*(grid.subframe_viewmats(cameras) for cameras in windows), strict=True)
+    return make_cameras(torch.stack(views), torch.stack(Ks), (grid.width, grid.height))

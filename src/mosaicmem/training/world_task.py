@@ -1,0 +1,340 @@
+"""Training of the world model: clips as latents, memory by the code that generation uses, flow matching."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import nn
+
+from mosaicmem._shapes import Float, Int64, Tensor
+from mosaicmem.diffusion.flow import add_noise, draw_sigma, flow_loss
+from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.io.files import atomic_path
+from mosaicmem.memory.lifting import lift
+from mosaicmem.memory.patches import Keyframe
+from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
+from mosaicmem.memory.store import PatchStore
+from mosaicmem.models.conditioning import MemoryTokens, assemble, draw_probability
+from mosaicmem.models.text import tokenize
+from mosaicmem.models.transformer import MemoryBatch, TransformerConfig
+from mosaicmem.models.vae import VAE
+from mosaicmem.models.world_model import WorldNetwork, window_cameras
+from mosaicmem.ops.prope import TokenCameras
+from mosaicmem.training.cache import STEP, Clip
+
+LATENT_VERSION = "latents-1"
+
+
+@dataclass(frozen=True)
+class LatentClip:
+    """A clip as the model sees it.
+
+    Attributes:
+        image: `[k c h w]` image latents of frames 0, 4, 8 ...
+        echo: `[k c h w]` the same of frames that went through the autoencoder once as part of a group: what memory holds
+            of generated frames at best.
+        groups: `[k - 1 c h w]` latents of frames 1..4, 5..8, ...
+        depth: `[k H W]` z-depth of frames 0, 4, 8 ...
+        cameras: One per raw frame, float64.
+        caption, event, event_frame: Words.
+    """
+
+    image: Float[Tensor, "k c h w"]
+    echo: Float[Tensor, "k c h w"]
+    groups: Float[Tensor, "g c h w"]
+    depth: Float[Tensor, "k H W"]
+    cameras: Cameras
+    caption: str
+    event: str
+    event_frame: int
+
+
+def encode_clip(vae: VAE, clip: Clip) -> LatentClip:
+    """Encode a clip once."""
+    n = 1 + (len(clip) - 1) // STEP * STEP
+    frames = clip.frames(slice(0, n))
+    coded = vae.encode_video(frames.transpose(0, 1)[None])
+    seen = vae.decode_video(coded)[0].transpose(0, 1)[::STEP]
+    return LatentClip(
+        vae.encode_image(frames[::STEP]),
+        vae.encode_image(seen),
+        coded[0, :, 1:].transpose(0, 1),
+        clip.depth[: 1 + (n - 1) // STEP],
+        clip.cameras[:n],
+        clip.caption,
+        clip.event,
+        clip.event_frame,
+    )
+
+
+def write_latents(path: Path, clip: LatentClip) -> None:
+    """Write an encoded clip, whole or not at all (float16)."""
+    tensors = {k: getattr(clip, k).half().contiguous() for k in ("image", "echo", "groups", "depth")}
+    tensors |= {"viewmats": clip.cameras.viewmats.contiguous(), "Ks": clip.cameras.Ks.contiguous()}
+    words = {"caption": clip.caption, "event": clip.event, "event_frame": clip.event_frame, "version": LATENT_VERSION}
+    words |= {"width": clip.cameras.width, "height": clip.cameras.height}
+    with atomic_path(path, overwrite=True) as part:
+        part.write_bytes(save(tensors, {"mosaicmem": json.dumps(words)}))
+
+
+@lru_cache(2000)
+def read_latents(path: Path) -> LatentClip:
+    """Read what `write_latents` wrote; clips read last stay in memory (2 MB each)."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such encoded clip")
+    with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
+        words = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
+        if words.get("version") != LATENT_VERSION:
+            raise InputError(f"{path}: is no encoded clip of version {LATENT_VERSION}")
+        floats = {k: file.get_tensor(k).float() for k in ("image", "echo", "groups", "depth")}
+        cameras = Cameras(file.get_tensor("viewmats"), file.get_tensor("Ks"), words["width"], words["height"])
+    return LatentClip(**floats, cameras=cameras, **{k: words[k] for k in ("caption", "event", "event_frame")})
+
+
+@dataclass(frozen=True)
+class WorldTaskConfig:
+    """How samples are drawn.
+
+    Attributes:
+        batch: Windows a step.
+        latents: To generate in a window, after its anchor.
+        no_memory, no_cameras, no_text: Shares of samples without; one model then answers for every ablation.
+        recent: Share of samples whose memory is only the newest few keyframes.
+        future: Share of samples whose memory may also come from after the window: a clip seen from its end.
+        max_keyframes: Memory of one sample.
+        depth_error: Spread of a keyframe's depth scale, and of its smooth local error.
+        echo: Share of samples whose history went through the autoencoder, as generated frames do.
+        degrade: Share of samples with noise of up to 0.15 on anchor and memory, against drift.
+        shift: Of the noise levels.
+        seed: Of all draws.
+    """
+
+    batch: int = 8
+    latents: int = 4
+    no_memory: float = 0.12
+    no_cameras: float = 0.1
+    no_text: float = 0.12
+    recent: float = 0.12
+    future: float = 0.5
+    max_keyframes: int = 16
+    depth_error: float = 0.02
+    echo: float = 0.5
+    degrade: float = 0.4
+    shift: float = 2.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class WorldBatch:
+    """One step's samples."""
+
+    latents: Float[Tensor, "b c l h w"]  # clean targets, the (degraded) anchor first
+    sigma: Float[Tensor, " b"]
+    noise: Float[Tensor, "b c g h w"]
+    words: Int64[Tensor, "b s"]
+    memory: MemoryBatch | None
+    cameras: TokenCameras
+
+
+class WorldTask:
+    """Flow matching with memory (see `training.task.Task`)."""
+
+    name = "world"
+
+    def __init__(
+        self, paths: Sequence[Path], held_out: Sequence[Path], model: TransformerConfig, grid: TokenGrid,
+        config: WorldTaskConfig | None = None, *, words: int = 48,
+    ) -> None:  # fmt: skip
+        self.settings, self.grid, self.words = config or WorldTaskConfig(), grid, words
+        self.module = WorldNetwork(model, words)
+        self._paths, self._held_out = list(paths), list(held_out)
+        if not self._paths:
+            raise ConfigError("no encoded clips to train on; render and encode some first")
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> WorldBatch:
+        """The samples of a step that belong to a rank: a function of seed, step and rank alone."""
+        first = step * self.settings.batch
+        return self._collate([self._sample(self._paths, first + i) for i in range(rank, self.settings.batch, world_size)])
+
+    def loss(self, module: nn.Module, batch: WorldBatch) -> tuple[Tensor, dict[str, float]]:
+        """Velocity error of the latents to generate, channels weighted by what they do to pixels."""
+        assert isinstance(module, WorldNetwork)
+        sigma = batch.sigma[:, None, None, None, None]
+        x0, anchor = batch.latents[:, :, 1:], batch.latents[:, :, :1]
+        noisy = add_noise(x0, batch.noise, sigma)
+        times = 1000 * batch.sigma[:, None].repeat(1, batch.latents.shape[2])
+        times[:, 0] = 0
+        out = module.transformer(
+            torch.cat([anchor, noisy], dim=2), times, module.text(batch.words), memory=batch.memory, cameras=batch.cameras
+        )[:, :, 1:]
+        kind = module.config.prediction
+        weight = channel_weights(module.gain[1])[:, None, None, None]
+        loss = flow_loss(out, x0, batch.noise, sigma, kind, weight=weight)
+        with torch.no_grad():
+            x0_error = out - x0 if kind == "x0" else (noisy - sigma * out) - x0
+            high = batch.sigma > 0.7
+            error = (weight * x0_error.square())[high].mean() if bool(high.any()) else torch.tensor(float("nan"))
+        return loss, {"x0_error_high": float(error)}
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Held-out one-step x0 error from pure noise, with memory and without."""
+        errors: dict[str, list[float]] = {"with": [], "without": []}
+        assert isinstance(module, WorldNetwork)
+        for start in range(0, 32, 8):
+            samples = [self._sample(self._held_out, 10**6 + start + i, plain=True) for i in range(8)]
+            for name in errors:
+                batch = self._collate(samples, memory=name == "with")
+                one = torch.ones(len(samples))
+                clean = WorldBatch(batch.latents, one, batch.noise, batch.words, batch.memory, batch.cameras)
+                errors[name].append(self.loss(module, clean)[1]["x0_error_high"])
+        return {f"held_out_{k}_memory": float(np.mean(v)) for k, v in errors.items()}
+
+    def config(self) -> dict[str, Any]:
+        """Settings, model sizes and the data's identity."""
+        data = {"clips": len(self._paths), "first": self._paths[0].stem, "last": self._paths[-1].stem}
+        model = self.module.config.to_dict()
+        return {"task": self.name, "settings": asdict(self.settings), "model": model, "words": self.words, "data": data}
+
+    def picture(self, module: nn.Module) -> None:
+        """No picture: latents need the autoencoder; `mosaicmem generate` shows what a checkpoint does."""
+
+    def _sample(self, paths: list[Path], index: int, plain: bool = False) -> dict[str, Any]:
+        cfg, rng = self.settings, np.random.default_rng((self.settings.seed, index))
+        clip = read_latents(paths[int(rng.integers(len(paths)))])
+        start = _window_start(clip, cfg.latents, rng)
+        told = bool(clip.event) and STEP * start + 1 >= clip.event_frame
+        generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
+        latents = torch.cat([clip.image[start : start + 1], clip.groups[start : start + cfg.latents]])
+        scale = float(clip.depth[0][clip.depth[0] > 0].median()) if bool((clip.depth[0] > 0).any()) else 1.0
+        window = clip.cameras[STEP * start : STEP * (start + cfg.latents) + 1]
+        history = clip.echo if not plain and rng.random() < cfg.echo else clip.image
+        anchor = history[start : start + 1]
+        if not plain and rng.random() < cfg.degrade:
+            level = float(rng.uniform(0, 0.15))
+            anchor = anchor + level * torch.randn(anchor.shape, generator=generator)
+        tokens = self._memory(clip, history, start, told, window, rng, generator, plain)
+        with_cameras = plain or rng.random() >= cfg.no_cameras
+        prompt = f"{clip.caption} {clip.event}." if told else clip.caption
+        sigma = draw_sigma(1, generator, cfg.shift)
+        return {
+            "latents": torch.cat([anchor, latents[1:]]).transpose(0, 1),
+            "sigma": sigma[0],
+            "noise": torch.randn(latents[1:].transpose(0, 1).shape, generator=generator),
+            "prompt": prompt if plain or rng.random() >= cfg.no_text else "",
+            "tokens": tokens,
+            "window": window.recentred().scaled(1 / scale),
+            "cameras": with_cameras,
+        }
+
+    def _memory(
+        self, clip: LatentClip, history: Tensor, start: int, told: bool, window: Cameras,
+        rng: np.random.Generator, generator: torch.Generator, plain: bool,
+    ) -> MemoryTokens | None:  # fmt: skip
+        """What memory would show of this window."""
+        cfg = self.settings
+        chosen = choose_keyframes(len(clip.image), start, cfg, rng, clip.event_frame if clip.event and not told else None)
+        if not plain and rng.random() < cfg.no_memory:
+            return None
+        store = PatchStore.empty()
+        level = float(rng.uniform(0, 0.15)) if not plain and rng.random() < cfg.degrade else 0.0
+        error = 0.0 if plain else cfg.depth_error
+        for k in chosen:
+            store = store.insert(_keyframe(clip, history[k], k, self.grid, error, level, generator))
+        reference = window[self.grid.frames_of_latents(len(window))[1:, -1]]
+        mosaic = retrieve(store, reference, self.grid, RetrievalConfig())
+        share = 0.5 if plain else draw_probability(generator)
+        return assemble(store, mosaic, "mixture", first_latent=1, probability=share, generator=generator)
+
+    def _collate(self, samples: list[dict[str, Any]], memory: bool = True) -> WorldBatch:
+        width = self.module.config.in_channels * self.grid.patch**2
+        tokens = [s["tokens"] if memory else None for s in samples]
+        empty = _no_tokens(width)
+        batch = MemoryBatch.pad([t if t is not None else empty for t in tokens], width)
+        cameras = window_cameras([s["window"] for s in samples], self.grid)
+        off = torch.tensor([not s["cameras"] for s in samples])
+        for matrices in (cameras.P, cameras.PT, cameras.Pinv):
+            matrices[off] = torch.eye(4)
+        return WorldBatch(
+            torch.stack([s["latents"] for s in samples]),
+            torch.stack([s["sigma"] for s in samples]),
+            torch.stack([s["noise"] for s in samples]),
+            tokenize([s["prompt"] for s in samples], self.words),
+            batch if len(batch) else None,
+            cameras,
+        )
+
+
+def channel_weights(gain: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
+    """Weights of mean 1 that grow with the root of what a channel does to pixels."""
+    weight = gain.clamp(min=1e-8).sqrt()
+    return weight / weight.mean()
+
+
+def choose_keyframes(
+    count: int, start: int, cfg: WorldTaskConfig, rng: np.random.Generator, before: int | None = None
+) -> list[int]:
+    """Keyframes (in steps of 4 frames) of one sample's memory, the anchor's always among them.
+
+    None lies within 4 raw frames of a frame to be generated, except the anchor.
+
+    Args:
+        count: Keyframes of the clip.
+        start: The anchor's.
+        before: If given, only keyframes before this raw frame count besides the past.
+    """
+    past = list(range(start))
+    future = [k for k in range(start + cfg.latents + 2, count) if before is None or STEP * k < before]
+    kind = rng.random()
+    if kind < cfg.recent:
+        chosen = past[-int(rng.integers(1, 5)) :] if rng.random() < 0.6 else []
+    else:
+        pool = past + (future if rng.random() < cfg.future else [])
+        keep = len(pool) if rng.random() < 0.5 else int(rng.integers(0, len(pool) + 1))
+        keep = min(keep, cfg.max_keyframes - 1)
+        chosen = sorted(int(k) for k in rng.choice(pool, keep, replace=False)) if keep else []
+    return [*[k for k in chosen if k < start], start, *[k for k in chosen if k > start]]
+
+
+def _window_start(clip: LatentClip, latents: int, rng: np.random.Generator) -> int:
+    """An anchor keyframe whose window the clip holds and no event splits; often right before the event."""
+    last = len(clip.groups) - latents
+    if not clip.event:
+        return int(rng.integers(0, last + 1))
+    at = (clip.event_frame - 1) // STEP
+    if at <= last and rng.random() < 0.25:
+        return at
+    whole = [s for s in range(last + 1) if s + latents <= at or s >= at]
+    return int(rng.choice(whole))
+
+
+def _keyframe(
+    clip: LatentClip, latents: Tensor, k: int, grid: TokenGrid, error: float, level: float, generator: torch.Generator
+) -> Keyframe:  # fmt: skip
+    depth = clip.depth[k]
+    if error:
+        coarse = error * torch.randn(1, 1, 4, 4, generator=generator)
+        smooth = nn.functional.interpolate(coarse, depth.shape, mode="bicubic", align_corners=False)[0, 0]
+        depth = depth * (smooth + error * torch.randn((), generator=generator)).exp()
+    if level:
+        latents = latents + level * torch.randn(latents.shape, generator=generator)
+    return lift(latents, depth, clip.cameras[STEP * k], grid, frame=STEP * k, time=STEP * k / 24)
+
+
+def _no_tokens(width: int) -> MemoryTokens:
+    none = torch.zeros(0, dtype=torch.int64)
+    return MemoryTokens(
+        torch.zeros(0, width), torch.zeros(0, 3, dtype=torch.float64), none, torch.zeros(0, 2, dtype=torch.int64), none,
+        none.bool(),
+    )  # fmt: skip
