@@ -24,7 +24,8 @@ from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.models.conditioning import MemoryTokens
 from mosaicmem.ops.attention import KeyValues, Placement, attend, place
-from mosaicmem.ops.prope import Layout, TokenCameras, require_layout
+from mosaicmem.ops.prope import Layout, TokenCameras
+from mosaicmem.ops.rope import split_bands
 
 Prediction = Literal["velocity", "x0"]
 
@@ -245,6 +246,23 @@ class VideoTransformer(nn.Module):
         out = self.proj_out(_modulated(tokens[:, :video], shift, scale, self.config.eps))
         out = out.view(b, l, m, n, p, p, -1).permute(0, 6, 1, 2, 4, 3, 5)
         return out.reshape(b, -1, l, h, w)
+
+    @torch.no_grad()
+    def look_at_own_place(self, strength: float = 2.5) -> None:
+        """Start every second head looking at tokens of its own place and time, where memory puts what belongs there.
+
+        For training from scratch: the biases of queries and keys get a common part on the fastest rotary pair of each
+        axis, so that logits fall with distance before anything is learned.
+        """
+        d = self.config.attention_head_dim
+        rotary = d // 2 if self.config.prope_layout == "split" else d
+        firsts, at = [], d - rotary
+        for band in split_bands(rotary):
+            firsts.append(at)
+            at += band
+        for block in self.blocks:
+            for linear in (block.attn1.to_q, block.attn1.to_k):  # pyright: ignore[reportAttributeAccessIssue]
+                linear.bias.view(-1, d)[::2, firsts] = strength  # pyright: ignore
 
     def _per_token(self, timesteps: Tensor, b: int, l: int, tokens: int) -> Float[Tensor, "b L"]:
         if timesteps.ndim == 1:

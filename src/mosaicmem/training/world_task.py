@@ -158,6 +158,7 @@ class WorldTask:
     ) -> None:  # fmt: skip
         self.settings, self.grid, self.words = config or WorldTaskConfig(), grid, words
         self.module = WorldNetwork(model, words)
+        self.module.transformer.look_at_own_place()
         self._paths, self._held_out = list(paths), list(held_out)
         if not self._paths:
             raise ConfigError("no encoded clips to train on; render and encode some first")

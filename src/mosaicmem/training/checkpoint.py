@@ -1,0 +1,112 @@
+"""Checkpoints: weights, their running mean and the optimizer's moments in one safetensors file, with provenance."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from mosaicmem._shapes import Tensor
+from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.io.files import atomic_path
+
+FORMAT = "mosaicmem-training-1"
+FREE = ("steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every", "data.clips", "data.last")
+"""What may change between two runs of one training: when it stops, how often it reports, and more data."""
+
+
+def save_checkpoint(
+    path: Path, module: nn.Module, ema: dict[str, Tensor], optimizers: list[torch.optim.Optimizer], header: dict[str, Any]
+) -> None:  # fmt: skip
+    """Write everything that an exact resume needs, whole or not at all."""
+    tensors = {f"weights.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
+    for j, optimizer in enumerate(optimizers):
+        for i, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{j}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    data = save({k: v.contiguous() for k, v in tensors.items()}, {"mosaicmem": json.dumps({"format": FORMAT, **header})})
+    with atomic_path(path, overwrite=True) as part:
+        part.write_bytes(data)
+
+
+def load_checkpoint(
+    path: Path, module: nn.Module, ema: dict[str, Tensor], optimizers: list[torch.optim.Optimizer], header: dict[str, Any]
+) -> dict[str, Any]:  # fmt: skip
+    """Bring everything back to where `save_checkpoint` left it; the header that was written.
+
+    Raises:
+        InputError: if the file is no checkpoint.
+        ConfigError: if it was made with other settings than `header`; the message names them.
+    """
+    found, tensors = _read(path)
+    differing = _differences(found, header)
+    if differing:
+        raise ConfigError(
+            f"{path}: was made with other settings ({'; '.join(differing)}); give the same ones, or another folder"
+        )
+    module.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    for k in ema:
+        ema[k].copy_(tensors[f"ema.{k}"])
+    for j, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith(f"optimizer.{j}."):
+                _, _, i, key = name.split(".", 3)
+                state.setdefault(int(i), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return found
+
+
+def export_weights(checkpoint: Path, out: Path, *, half: bool = True, extra: dict[str, Any] | None = None) -> Path:
+    """The averaged weights alone, as something to ship: safetensors with configuration and provenance in its header.
+
+    Args:
+        checkpoint: File of a training, or the folder that holds it.
+        half: Keep weights in float16.
+        extra: More for the header.
+    """
+    path = checkpoint / "checkpoint.safetensors" if checkpoint.is_dir() else checkpoint
+    header, tensors = _read(path)
+    weights = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
+    weights = {k: v.half() if half and v.is_floating_point() else v for k, v in weights.items()}
+    with atomic_path(out, overwrite=True) as part:
+        part.write_bytes(save(weights, {"mosaicmem": json.dumps({**header, **(extra or {})})}))
+    return out
+
+
+def provenance() -> dict[str, str]:
+    """What made a checkpoint."""
+    return {"mosaicmem": version("mosaicmem"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
+            header = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: is no checkpoint ({error})") from error
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path}: is no training checkpoint of format {FORMAT}")
+    return header, tensors
+
+
+def _differences(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    out = []
+    for part in ("task", "loop"):
+        a, b = _flat(found.get(part, {})), _flat(json.loads(json.dumps(asked.get(part, {}))))
+        out += [f"{k} was {a.get(k)!r}, is {b.get(k)!r}" for k in sorted(a | b) if a.get(k) != b.get(k) and k not in FREE]
+    return out
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out

@@ -1,0 +1,47 @@
+"""Data parallel training: every rank computes its share of a batch, gradients are averaged, weights stay equal.
+
+`torchrun --nproc-per-node N -m mosaicmem train ...` sets the environment that `join` reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@contextmanager
+def join() -> Iterator[tuple[int, int]]:
+    """Join the group that the environment names; gives (rank, world size), (0, 1) where there is none."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield 0, 1
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def average_gradients(module: nn.Module, world_size: int) -> None:
+    """Replace every gradient by its mean over ranks, in one message; a rank without one counts as zero."""
+    if world_size == 1:
+        return
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= world_size
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p)
+
+
+def same_weights(module: nn.Module, world_size: int) -> None:
+    """Give every rank the weights of rank 0."""
+    if world_size == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        dist.broadcast(tensor.data, 0)

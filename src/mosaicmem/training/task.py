@@ -1,0 +1,40 @@
+"""What the training loop asks of a network."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from mosaicmem._shapes import Tensor
+
+
+class Task(Protocol):
+    """A network, its data and its loss. Everything random in it is drawn from the step's seed."""
+
+    name: str
+    module: nn.Module
+
+    def batch(self, step: int, rank: int, world_size: int) -> Any:
+        """The part of a step's batch that a rank computes: a pure function of its arguments and the task's seed.
+
+        All ranks together hold the samples that one rank would, so that resuming and splitting change nothing.
+        """
+        ...
+
+    def loss(self, module: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        """Mean loss over the batch, and numbers to log."""
+        ...
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Numbers on data that is never trained on."""
+        ...
+
+    def picture(self, module: nn.Module) -> np.ndarray | None:
+        """A sheet `[h w 3]` uint8 that shows what the network does, or None."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Settings, sizes and the data's identity, as JSON holds them; part of every checkpoint."""
+        ...
