@@ -47,7 +47,7 @@ def residuals(frame, points, values, pose, intrinsics, gain, bias, out, sampled)
 @njit(cache=True, error_model="numpy")
 @no_type_check
 def normal_equations(error, sampled, jacobian, cut, H, g):
-    """Sums of the weighted normal equations over (twist, gain, bias): `H [8 8]`, `g [8]`; Tukey's weights, cut at `cut`.
+    """Sums `H [8 8]`, `g [8]` of the normal equations over (twist, gain, bias) under Tukey's weights, cut at `cut`.
 
     `error` is `values(twist) - gain frame - bias`, so its derivatives are `jacobian [p 3 6]`, `-frame` and -1.
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.nn import functional as F
@@ -36,7 +37,7 @@ class RandomFeatures:
         self.seed = seed
         self._weights = [
             torch.randn(out, into, 3, 3, generator=generator, dtype=torch.float64) * math.sqrt(2 / (9 * into))
-            for into, out in zip(_WIDTHS, _WIDTHS[1:], strict=False)
+            for into, out in pairwise(_WIDTHS)
         ]
         digest = hashlib.sha256(b"".join(w.float().numpy().tobytes() for w in self._weights)).hexdigest()
         self.identity = f"{LABEL}, seed {seed}, {digest[:12]}"

@@ -4,8 +4,8 @@ What it is: pictures in opponent colours, each analysed by complex Gabor filters
 as the first stages of vision do. Per filter, two terms over small windows: *structure*, the complex-wavelet similarity
 of Sampat et al. (2009), which forgives the consistent phase change of a small displacement but not a lost edge, and
 *texture*, the similarity of local filter energy (the roles these terms have in DISTS, Ding et al. 2020). Both are
-ratios, so contrast is normalised by what is there, and places where either picture has structure weigh most. A third term compares local mean colour. The distance is one minus
-their weighted mean: 0 for equal pictures, 1 for unrelated ones.
+ratios, so contrast is normalised by what is there, and places where either picture has structure weigh most. A third
+term compares local mean colour. The distance is one minus their weighted mean: 0 for equal pictures, 1 at most.
 
 What it is not: it was fitted to no human judgement and knows no objects. Its numbers are comparable with each other,
 never with LPIPS or DISTS.

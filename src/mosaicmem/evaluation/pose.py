@@ -8,9 +8,13 @@ weights. It answers how far a frame is from where it was meant to be, not where 
 A pose that cannot be told is never dropped in silence. Two rules, in this order:
 
 1. `observable` asks the *reference* alone, so no generator can change the answer: would noise of 0.15 in it move the
-   estimate by more than 0.5 degrees or 5 cm (one standard error)? Such views (a blank wall) measure nothing and are left out of the count.
+   estimate by more than 0.5 degrees or 5 cm (one standard error)? Such views (a blank wall) measure nothing and are
+   left out of the count.
 2. `converged` asks the frame: at least 35 % of the reference must land in it, and the structure found there must
-   correlate with the reference's by at least `MIN_CORRELATION`. Otherwise the frame is a failure, and is counted as one.
+   correlate with the reference's by at least `MIN_CORRELATION`. Otherwise the frame is a failure, counted as one.
+
+Far from the requested pose (beyond about 10 degrees or half a metre) the search may miss and the frame counts as a
+failure too: a failure says "not near where it was asked to be".
 """
 
 from __future__ import annotations
@@ -340,7 +344,8 @@ def _descend(
         _kernels.normal_equations(error, sampled, level.jacobian, cut, H, g)
         moved = math.inf
         for _attempt in range(6):
-            step = -np.linalg.solve(H + damping * np.diag(np.diag(H) + 1e-9 * np.trace(H) + 1e-12), g)
+            damped = H + damping * np.diag(np.diag(H) + 1e-9 * np.trace(H) + 1e-12)
+            step = np.asarray(-np.linalg.solve(damped, g), dtype=np.float64)
             candidate = pose @ np.linalg.inv(_exp(step[:6]))
             new_gain, new_bias = min(max(gain + step[6], 0.3), 3.0), bias + step[7]
             _kernels.residuals(
