@@ -75,7 +75,7 @@ def test_nothing_outside_the_mask_counts_and_parts_merge(rng):
 
 
 def test_where_nothing_moves_there_is_no_score():
-    truth, static, arrived, _ = ball_video(1)
+    truth, _, arrived, _ = ball_video(1)
     found = motion_score(truth, truth, arrived, truth).compute()
     assert math.isnan(found["motion_share"])
     assert math.isnan(MotionScore().compute()["motion_amplitude"])

@@ -57,7 +57,7 @@ def test_more_of_it_costs_more(truth, worse):
 def test_a_shift_costs_less_than_a_blur_of_equal_squared_error(truth):
     moved = shifted(truth, 1)
     for frame, goal in zip(moved, truth):
-        low, high = 0.1, 10.0
+        low, high, soft = 0.1, 10.0, goal[None]
         for _ in range(16):
             sigma = (low + high) / 2
             soft = blurred(goal[None], sigma)

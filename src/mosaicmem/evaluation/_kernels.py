@@ -1,4 +1,4 @@
-"""Compiled loops of photometric alignment (`mosaicmem.evaluation.pose`), float64 sums.
+"""Compiled loops of photometric alignment (`mosaicmem.evaluation.photometric`), float64 sums.
 
 `no_type_check` keeps run-time shape checkers from wrapping what numba is to compile.
 """

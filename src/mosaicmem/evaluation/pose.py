@@ -1,9 +1,8 @@
 """Where does a generated frame stand? Its camera, from the pixels, against an exact rendering.
 
 No feature matching and no learned network: the reference (colour and depth of the world at the requested camera) is
-moved until it lies on the frame. This is inverse-compositional photometric alignment (Baker & Matthews 2004) with
-depth (Kerl et al. 2013): Gauss-Newton over a twist, a gain and an offset, damped, over a pyramid, robust by Tukey's
-weights. It answers how far a frame is from where it was meant to be, not where a frame of an unknown place is.
+moved until it lies on the frame (`evaluation.photometric`). It answers how far a frame is from where it was meant to
+be, not where a frame of an unknown place is.
 
 A pose that cannot be told is never dropped in silence. Two rules, in this order:
 
@@ -22,16 +21,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.evaluation.photometric import align, expected_errors, picture_pyramid, reference_pyramid
 from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
-from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.worlds.film import film
 from mosaicmem.worlds.scene import Scene
 
@@ -39,9 +36,6 @@ MIN_OVERLAP = 0.35
 MIN_CORRELATION = 0.55
 MAX_SIGMA_DEGREES, MAX_SIGMA_METRES = 0.5, 0.05
 _NOISE = 0.15  # white noise in colours of [-1, 1] that misleads as much as blur, edges and resampling do
-_ENOUGH = 0.02  # a step this small, in pixels of its level, ends the search there
-_SPREAD_OF = 1500  # about as many points tell the spread of the residuals
-_EDGE = 1.15  # neighbouring depths farther apart than this factor belong to two surfaces
 
 
 @dataclass(frozen=True)
@@ -162,18 +156,6 @@ class PoseFloor:
         }
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One picture size of the reference: what does not change while a frame is aligned."""
-
-    points: NDArray[np.float64]  # [p 3] in the reference camera
-    values: NDArray[np.float64]  # [p 3]
-    jacobian: NDArray[np.float64]  # [p 3 6] of the value by a twist (translation, rotation) of the reference camera
-    gradient: NDArray[np.float64]  # [p 3 2] by one pixel of this size
-    rows: NDArray[np.int64]  # [p] index of each point in the picture
-    intrinsics: NDArray[np.float64]
-
-
 def estimate_pose(
     frame: Float[Tensor, "3 H W"],
     rgb: Float[Tensor, "3 H W"],
@@ -197,12 +179,16 @@ def estimate_pose(
         raise GeometryError(f"frame {width}x{height} is too small for {config.levels} pyramid levels")
     if not bool(frame.isfinite().all() & rgb.isfinite().all()):
         raise GeometryError("a frame or its reference holds NaN or infinity; expected colours in [-1, 1]")
-    reference = _reference(rgb.double(), depth.double(), camera, config)
-    pictures = _pyramid(frame.double(), config)
-    sigma_degrees, sigma_metres = _expected_errors(reference[0])
-    found = _align(reference, pictures, config)
+    reference = reference_pyramid(rgb.double(), depth.double(), camera, config.levels, config.blur)
+    pictures = picture_pyramid(frame.double(), config.levels, config.blur)
+    sigma_degrees, sigma_metres = expected_errors(reference[0], _NOISE)
+    found = align(reference, pictures, config.iterations)
     observable = sigma_degrees <= MAX_SIGMA_DEGREES and sigma_metres <= MAX_SIGMA_METRES
-    return replace(found, sigma_degrees=sigma_degrees, sigma_metres=sigma_metres, observable=observable)
+    converged = found.overlap >= MIN_OVERLAP and found.correlation >= MIN_CORRELATION
+    return PoseEstimate(
+        torch.from_numpy(found.pose), found.overlap, found.inliers, found.correlation, found.gain, found.bias,
+        sigma_degrees, sigma_metres, observable, converged,
+    )  # fmt: skip
 
 
 def estimate_poses(
@@ -267,181 +253,6 @@ def pose_floor(
         found.failed,
         found.unobservable,
     )
-
-
-def _reference(rgb: Tensor, depth: Tensor, camera: Cameras, config: PoseConfig) -> list[_Level]:
-    """The pyramid of the reference. A pixel at an edge gets the nearer surface's depth: the edge moves with it."""
-    inverse = torch.where(depth > 0, 1 / depth, torch.zeros_like(depth))
-    levels = []
-    for size, picture in enumerate(_pyramid(rgb, config)):
-        if size:
-            inverse = F.max_pool2d(inverse[None], 2)[0]
-        near = F.max_pool2d(inverse[None], 3, stride=1, padding=1)[0]
-        nearer = torch.where(near > _EDGE * inverse, near, inverse)
-        levels.append(_level(picture, nearer, camera.resized(picture.shape[-1], picture.shape[-2])))
-    return levels
-
-
-def _level(picture: Tensor, inverse: Tensor, camera: Cameras) -> _Level:
-    height, width = inverse.shape
-    K = camera.Ks[0].double()
-    padded = F.pad(picture[None], (1, 1, 1, 1), mode="replicate")[0]
-    du = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
-    dv = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
-    known = inverse > 0
-    known[[0, -1]] = False  # half a gradient there
-    known[:, [0, -1]] = False
-    rows = known.flatten().nonzero().squeeze(-1)
-    uv = pixel_centers(width, height, dtype=torch.float64).reshape(-1, 2)[rows]
-    points = unproject(uv, 1 / inverse.flatten()[rows], K)
-    x, y, z = points.unbind(-1)
-    zero = torch.zeros_like(x)
-    fx, fy = K[0, 0], K[1, 1]
-    # d(u, v) / d(translation, rotation) of a point that moves by t + w x X
-    u_row = torch.stack([fx / z, zero, -fx * x / z**2, -fx * x * y / z**2, fx * (1 + x**2 / z**2), -fx * y / z], -1)
-    v_row = torch.stack([zero, fy / z, -fy * y / z**2, -fy * (1 + y**2 / z**2), fy * x * y / z**2, fy * x / z], -1)
-    gradient = torch.stack([du, dv], -1).flatten(1, 2)[:, rows].permute(1, 0, 2)
-    jacobian = gradient[..., :1] * u_row[:, None] + gradient[..., 1:] * v_row[:, None]
-    intrinsics = torch.stack([fx, fy, K[0, 2], K[1, 2]])
-    values = picture.flatten(1)[:, rows].T
-    parts = (points, values, jacobian, gradient, rows, intrinsics)
-    return _Level(*(np.ascontiguousarray(part.numpy()) for part in parts))
-
-
-def _align(reference: list[_Level], pictures: list[Tensor], config: PoseConfig) -> PoseEstimate:
-    """From coarse to fine, from the requested pose."""
-    pose, gain, bias = np.eye(4), 1.0, 0.0
-    inliers = 0.0
-    for level, picture in zip(reversed(reference), reversed(pictures), strict=True):
-        frame = np.ascontiguousarray(picture.numpy())
-        pose, gain, bias, inliers = _descend(level, frame, pose, gain, bias, config.iterations)
-    overlap, correlation = _judge(reference, pictures, pose, gain, bias)
-    return PoseEstimate(
-        torch.from_numpy(pose), overlap, inliers, correlation, gain, bias, math.nan, math.nan, True,
-        overlap >= MIN_OVERLAP and correlation >= MIN_CORRELATION,
-    )  # fmt: skip
-
-
-def _descend(
-    level: _Level, frame: NDArray[np.float64], pose: NDArray[np.float64], gain: float, bias: float, iterations: int
-) -> tuple[NDArray[np.float64], float, float, float]:
-    """Levenberg-Marquardt steps at one size until they hardly move the picture."""
-    from mosaicmem.evaluation import _kernels  # loads numba
-
-    count = len(level.points)
-    error, sampled = np.empty((count, 3)), np.zeros((count, 3))
-    trial, trial_sampled = np.empty((count, 3)), np.zeros((count, 3))
-    H, g = np.empty((8, 8)), np.empty(8)
-    _kernels.residuals(frame, level.points, level.values, pose, level.intrinsics, gain, bias, error, sampled)
-    damping, inliers = 1e-3, 0.0
-    for _ in range(iterations):
-        some = error[:: 1 + count // _SPREAD_OF]
-        some = np.abs(some[~np.isnan(some[:, 0])]).ravel()
-        if len(some) < 30:
-            return pose, gain, bias, 0.0
-        cut = 4.685 * max(1.4826 * float(np.partition(some, len(some) // 2)[len(some) // 2]), 0.01)
-        cost, inliers = _kernels.tukey_cost(error, cut)
-        _kernels.normal_equations(error, sampled, level.jacobian, cut, H, g)
-        moved = math.inf
-        for _attempt in range(6):
-            damped = H + damping * np.diag(np.diag(H) + 1e-9 * np.trace(H) + 1e-12)
-            step = np.asarray(-np.linalg.solve(damped, g), dtype=np.float64)
-            candidate = pose @ np.linalg.inv(_exp(step[:6]))
-            new_gain, new_bias = min(max(gain + step[6], 0.3), 3.0), bias + step[7]
-            _kernels.residuals(
-                frame, level.points, level.values, candidate, level.intrinsics, new_gain, new_bias,
-                trial, trial_sampled,
-            )  # fmt: skip
-            if _kernels.tukey_cost(trial, cut)[0] < cost:
-                pose, gain, bias = candidate, new_gain, new_bias
-                error, trial, sampled, trial_sampled = trial, error, trial_sampled, sampled
-                damping = max(damping / 5, 1e-6)
-                moved = _pixels(level, step[:6])
-                break
-            damping *= 6
-        if not _ENOUGH < moved < math.inf:
-            break
-    return pose, gain, bias, inliers
-
-
-def _pixels(level: _Level, twist: NDArray[np.float64]) -> float:
-    """About how far a twist moves the picture: its turn times the focal length, its step over the median depth."""
-    nearness = 1 / float(np.median(level.points[:, 2]))
-    return float(level.intrinsics[0] * (np.linalg.norm(twist[3:]) + np.linalg.norm(twist[:3]) * nearness))
-
-
-def _judge(
-    reference: list[_Level], pictures: list[Tensor], pose: NDArray[np.float64], gain: float, bias: float
-) -> tuple[float, float]:
-    """Overlap, and the correlation of gradients at half size, where blur and noise weigh less than structure."""
-    from mosaicmem.evaluation import _kernels
-
-    which = min(1, len(reference) - 1)
-    level, picture = reference[which], pictures[which]
-    height, width = picture.shape[-2:]
-    error, sampled = np.empty((len(level.points), 3)), np.zeros((len(level.points), 3))
-    frame = np.ascontiguousarray(picture.numpy())
-    landed = _kernels.residuals(frame, level.points, level.values, pose, level.intrinsics, gain, bias, error, sampled)
-    if landed < 30:
-        return landed / max(1, len(level.points)), 0.0
-    warped = torch.full((3, height * width), math.nan, dtype=torch.float64)
-    there = ~np.isnan(error[:, 0])
-    warped[:, level.rows[there]] = torch.from_numpy(sampled[there].T.copy())
-    truth = torch.full_like(warped, math.nan)
-    truth[:, level.rows[there]] = torch.from_numpy(level.values[there].T.copy())
-    a, b = _gradients(warped.view(3, height, width)), _gradients(truth.view(3, height, width))
-    both = ~(a.isnan() | b.isnan())
-    a, b = a[both], b[both]
-    energy = float(a.square().sum() * b.square().sum())
-    return landed / len(level.points), float((a * b).sum()) / math.sqrt(energy) if energy > 1e-12 else 0.0
-
-
-def _gradients(picture: Tensor) -> Tensor:
-    du = picture[:, 1:-1, 2:] - picture[:, 1:-1, :-2]
-    dv = picture[:, 2:, 1:-1] - picture[:, :-2, 1:-1]
-    return torch.stack([du, dv])
-
-
-def _expected_errors(level: _Level) -> tuple[float, float]:
-    """Largest standard error in any direction of rotation (degrees) and translation, from the reference alone."""
-    if len(level.points) < 30:
-        return math.inf, math.inf
-    J = level.jacobian.reshape(-1, 6)
-    J = np.concatenate([J, -level.values.reshape(-1, 1), -np.ones((len(J), 1))], 1)
-    H = J.T @ J
-    covariance = np.linalg.inv(H + 1e-9 * np.trace(H) * np.eye(8)) * _NOISE**2
-    turn, step = np.linalg.eigvalsh(covariance[3:6, 3:6])[-1], np.linalg.eigvalsh(covariance[:3, :3])[-1]
-    return math.degrees(math.sqrt(turn)), math.sqrt(step)
-
-
-def _exp(twist: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rigid motion that turns by `twist[3:]` and then moves by `twist[:3]`: all that small steps need of exp."""
-    x, y, z = twist[3:]
-    K = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = math.sqrt(x * x + y * y + z * z)
-    out = np.eye(4)
-    out[:3, 3] = twist[:3]
-    if angle > 0:
-        out[:3, :3] += math.sin(angle) / angle * K + (1 - math.cos(angle)) / angle**2 * (K @ K)
-    return out
-
-
-def _pyramid(picture: Tensor, config: PoseConfig) -> list[Tensor]:
-    levels = [_smooth(picture, config.blur)]
-    for _ in range(config.levels - 1):
-        levels.append(F.avg_pool2d(levels[-1][None], 2)[0])
-    return levels
-
-
-def _smooth(picture: Tensor, sigma: float) -> Tensor:
-    if sigma == 0:
-        return picture
-    reach = math.ceil(3 * sigma)
-    x = torch.arange(-reach, reach + 1, dtype=picture.dtype)
-    kernel = torch.exp(-(x**2) / (2 * sigma**2))
-    kernel /= kernel.sum()
-    padded = F.pad(picture[None], (reach, reach, reach, reach), mode="replicate")[0][:, None]
-    return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])[:, 0]
 
 
 def _mean(values: Tensor) -> float:
