@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.evaluation.camera_metrics import camera_errors
+from mosaicmem.evaluation.photometric import reference_pyramid
 from mosaicmem.evaluation.pose import PoseConfig, estimate_pose, estimate_poses, pose_floor
 from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.projection import pixel_centers, project
 from mosaicmem.worlds import make_scene
 from mosaicmem.worlds.film import film
 
@@ -162,3 +164,21 @@ def test_what_cannot_be_aligned_is_refused(known):
         estimate_pose(rgb[0], rgb[0], depth[0], cameras[0], PoseConfig(levels=6))
     with pytest.raises(ConfigError, match="levels"):
         PoseConfig(levels=0)
+
+
+def test_derivatives_of_a_slanted_colour_ramp_are_those_of_moved_points():
+    camera = Cameras.from_fov(torch.eye(4, dtype=torch.float64)[None], 32, 24)
+    slope = torch.tensor([[0.01, 0.0], [0.0, 0.02], [0.015, -0.01]], dtype=torch.float64)
+    uv = pixel_centers(32, 24, dtype=torch.float64)
+    rgb = torch.einsum("hwk,ck->chw", uv, slope)
+    depth = 2 + uv[..., 0] / 32
+    level = reference_pyramid(rgb, depth, camera, 1, 0.0)[0]
+    points = torch.from_numpy(level.points)
+    torch.testing.assert_close(project(points, camera.Ks[0])[0] @ slope.T, torch.from_numpy(level.values))
+    h = 1e-6
+    for axis in range(6):
+        twist = torch.zeros(6, dtype=torch.float64)
+        twist[axis] = h
+        moved = points + twist[:3] + torch.linalg.cross(twist[3:].expand_as(points), points)
+        change = (project(moved, camera.Ks[0])[0] - project(points, camera.Ks[0])[0]) @ slope.T / h
+        torch.testing.assert_close(torch.from_numpy(level.jacobian[..., axis]), change, rtol=1e-4, atol=1e-6)
