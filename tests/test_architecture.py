@@ -35,8 +35,7 @@ MAY_IMPORT = {
     "models.world_model": EARLY | {"ops", "diffusion", "io.files"},
     "generation": EARLY | {"ops", "memory", "depth", "worlds", "models"},
     "evaluation": EARLY | {"ops", "memory", "depth", "worlds", "models", "generation"},
-    "training": EARLY
-    | {"ops", "memory", "depth", "worlds", "diffusion", "models", "generation", "evaluation", "io"},
+    "training": EARLY | {"ops", "memory", "depth", "worlds", "diffusion", "models", "generation", "evaluation", "io"},
     "io": EARLY | {"memory", "generation.events"},
     "apps": EARLY
     | {"ops", "memory", "depth", "worlds", "diffusion", "models", "generation", "evaluation", "training", "io"},

@@ -30,7 +30,9 @@ def save_checkpoint(
     for j, optimizer in enumerate(optimizers):
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{j}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    data = save({k: v.contiguous() for k, v in tensors.items()}, {"mosaicmem": json.dumps({"format": FORMAT, **header})})
+    data = save(
+        {k: v.contiguous() for k, v in tensors.items()}, {"mosaicmem": json.dumps({"format": FORMAT, **header})}
+    )
     with atomic_path(path, overwrite=True) as part:
         part.write_bytes(data)
 
@@ -101,7 +103,9 @@ def _differences(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     out = []
     for part in ("task", "loop"):
         a, b = _flat(found.get(part, {})), _flat(json.loads(json.dumps(asked.get(part, {}))))
-        out += [f"{k} was {a.get(k)!r}, is {b.get(k)!r}" for k in sorted(a | b) if a.get(k) != b.get(k) and k not in FREE]
+        out += [
+            f"{k} was {a.get(k)!r}, is {b.get(k)!r}" for k in sorted(a | b) if a.get(k) != b.get(k) and k not in FREE
+        ]
     return out
 
 

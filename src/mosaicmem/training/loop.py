@@ -68,7 +68,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 < self.decay <= 1 or not 0 <= self.ema < 1 or self.lr <= 0:
-            raise ConfigError(f"steps = {self.steps}, decay = {self.decay}, ema = {self.ema}, lr = {self.lr}: out of range")
+            raise ConfigError(
+                f"steps = {self.steps}, decay = {self.decay}, ema = {self.ema}, lr = {self.lr}: out of range"
+            )
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer = {self.optimizer!r}; expected adamw or muon")
 
@@ -172,7 +174,9 @@ class _Run:
         value = float(loss.detach())
         self.bad = 0 if math.isfinite(value) and math.isfinite(float(norm)) else self.bad + 1
         if self.bad > MAX_BAD_STEPS:
-            raise TrainingFailed(f"no finite loss since step {self.step - self.bad + 1}; try a lower rate than {config.lr}")
+            raise TrainingFailed(
+                f"no finite loss since step {self.step - self.bad + 1}; try a lower rate than {config.lr}"
+            )
         if not self.bad:
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
@@ -221,7 +225,11 @@ class _Run:
     def _log(self, numbers: dict[str, float]) -> None:
         if self.rank:
             return
-        line = {"step": self.step, "seconds": round(self.seconds, 2), **{k: float(f"{v:.6g}") for k, v in numbers.items()}}
+        line = {
+            "step": self.step,
+            "seconds": round(self.seconds, 2),
+            **{k: float(f"{v:.6g}") for k, v in numbers.items()},
+        }
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self.on_step:
@@ -232,12 +240,16 @@ class _Run:
 def _optimizers(module: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW; or Muon for the matrices inside blocks and AdamW for everything else."""
     named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    inner = [p for n, p in named if config.optimizer == "muon" and p.ndim == 2 and ".blocks." in f".{n}" and min(p.shape) > 8]
+    inner = [
+        p for n, p in named if config.optimizer == "muon" and p.ndim == 2 and ".blocks." in f".{n}" and min(p.shape) > 8
+    ]
     chosen = {id(p) for p in inner}
     plain = [p for _, p in named if id(p) not in chosen and p.ndim < 2]
     decayed = [p for _, p in named if id(p) not in chosen and p.ndim >= 2]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    out: list[torch.optim.Optimizer] = [torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))]
+    out: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))
+    ]
     if inner:
         muon = torch.optim.Muon(
             inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"

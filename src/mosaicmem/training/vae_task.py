@@ -84,7 +84,12 @@ class VAETask:
     def config(self) -> dict[str, Any]:
         """Settings, model sizes and the data's identity."""
         data = {"clips": len(self._names), "first": self._names[0], "last": self._names[-1]}
-        return {"task": self.name, "settings": asdict(self.settings), "model": self.module.config.to_dict(), "data": data}
+        return {
+            "task": self.name,
+            "settings": asdict(self.settings),
+            "model": self.module.config.to_dict(),
+            "data": data,
+        }
 
     @torch.no_grad()
     def picture(self, module: nn.Module) -> UInt8[np.ndarray, "h w 3"]:

@@ -166,7 +166,9 @@ class WorldTask:
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> WorldBatch:
         """The samples of a step that belong to a rank: a function of seed, step and rank alone."""
         first = step * self.settings.batch
-        return self._collate([self._sample(self._paths, first + i) for i in range(rank, self.settings.batch, world_size)])
+        return self._collate(
+            [self._sample(self._paths, first + i) for i in range(rank, self.settings.batch, world_size)]
+        )
 
     def loss(self, module: nn.Module, batch: WorldBatch) -> tuple[Tensor, dict[str, float]]:
         """Velocity error of the latents to generate, channels weighted by what they do to pixels."""
@@ -177,7 +179,11 @@ class WorldTask:
         times = 1000 * batch.sigma[:, None].repeat(1, batch.latents.shape[2])
         times[:, 0] = 0
         out = module.transformer(
-            torch.cat([anchor, noisy], dim=2), times, module.text(batch.words), memory=batch.memory, cameras=batch.cameras
+            torch.cat([anchor, noisy], dim=2),
+            times,
+            module.text(batch.words),
+            memory=batch.memory,
+            cameras=batch.cameras,
         )[:, :, 1:]
         kind = module.config.prediction
         weight = channel_weights(module.gain[1])[:, None, None, None]
@@ -245,7 +251,9 @@ class WorldTask:
     ) -> MemoryTokens | None:  # fmt: skip
         """What memory would show of this window."""
         cfg = self.settings
-        chosen = choose_keyframes(len(clip.image), start, cfg, rng, clip.event_frame if clip.event and not told else None)
+        chosen = choose_keyframes(
+            len(clip.image), start, cfg, rng, clip.event_frame if clip.event and not told else None
+        )
         if not plain and rng.random() < cfg.no_memory:
             return None
         store = PatchStore.empty()

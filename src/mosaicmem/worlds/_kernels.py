@@ -80,7 +80,10 @@ def neighbours(center, half, cos, sin, reach, lists, counts):
     """For each solid those whose upright bounding boxes come within `reach` of its own, itself among them."""
     for p in range(len(center)):
         found = 0
-        px, pz = abs(cos[p]) * half[p, 0] + abs(sin[p]) * half[p, 2], abs(sin[p]) * half[p, 0] + abs(cos[p]) * half[p, 2]
+        px, pz = (
+            abs(cos[p]) * half[p, 0] + abs(sin[p]) * half[p, 2],
+            abs(sin[p]) * half[p, 0] + abs(cos[p]) * half[p, 2],
+        )
         for q in range(len(center)):
             qx = abs(cos[q]) * half[q, 0] + abs(sin[q]) * half[q, 2]
             qz = abs(sin[q]) * half[q, 0] + abs(cos[q]) * half[q, 2]

@@ -103,7 +103,12 @@ class Episode:
 
 
 def make_episode(
-    seed: int, *, kind: PathKind | None = None, size: int = 128, frames: int | None = None, with_event: bool | None = None
+    seed: int,
+    *,
+    kind: PathKind | None = None,
+    size: int = 128,
+    frames: int | None = None,
+    with_event: bool | None = None,
 ) -> Episode:
     """An episode, the same for the same arguments, bit for bit.
 
@@ -158,7 +163,9 @@ def happen(scene: Scene, text: str, time: float) -> Scene:
         tint = torch.full((3,), 0.25, dtype=torch.float64)
         tint[("red", "green", "blue").index(words[3])] = 1.15
         return replace(scene, lights=replace(scene.lights, colour=scene.lights.colour * tint))
-    raise ConfigError(f"no event {text!r}; expected 'the ball turns COLOUR', 'the light goes out' or 'the light turns ...'")
+    raise ConfigError(
+        f"no event {text!r}; expected 'the ball turns COLOUR', 'the light goes out' or 'the light turns ...'"
+    )
 
 
 def events_of(scene: Scene) -> tuple[str, ...]:
@@ -295,7 +302,9 @@ def _ellipse(scene: Scene, rng: random.Random) -> tuple[Tensor, Tensor] | None:
 
 def _jitter(scene: Scene, rng: random.Random) -> tuple[Tensor, Tensor] | None:
     place, s = _spot(scene, rng), torch.linspace(0, 2 * math.pi, 193, dtype=torch.float64)
-    wave = [rng.uniform(-1, 1) * (s * k).sin() + rng.uniform(-1, 1) * ((s * k).cos() - 1) for k in (1, 2, 3) for _ in "ab"]
+    wave = [
+        rng.uniform(-1, 1) * (s * k).sin() + rng.uniform(-1, 1) * ((s * k).cos() - 1) for k in (1, 2, 3) for _ in "ab"
+    ]
     places = place + 0.12 * torch.stack([wave[0] + wave[2], wave[1] + wave[3]], -1)
     headings = rng.uniform(0, 2 * math.pi) + math.radians(8) * (wave[4] + wave[5])
     places[-1], headings[-1] = places[0], headings[0]
@@ -305,7 +314,9 @@ def _jitter(scene: Scene, rng: random.Random) -> tuple[Tensor, Tensor] | None:
 def _spot(scene: Scene, rng: random.Random) -> Float[Tensor, " 2"]:
     room = rng.randrange(len(scene.room_lo))
     lo, hi = scene.room_lo[room].tolist(), scene.room_hi[room].tolist()
-    return torch.tensor([rng.uniform(lo[0] + 0.7, hi[0] - 0.7), rng.uniform(lo[2] + 0.7, hi[2] - 0.7)], dtype=torch.float64)
+    return torch.tensor(
+        [rng.uniform(lo[0] + 0.7, hi[0] - 0.7), rng.uniform(lo[2] + 0.7, hi[2] - 0.7)], dtype=torch.float64
+    )
 
 
 def _clear(scene: Scene, places: Tensor, headings: Tensor) -> bool:
