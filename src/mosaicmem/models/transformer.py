@@ -215,7 +215,8 @@ class VideoTransformer(nn.Module):
         if h % p or w % p:
             raise GeometryError(f"latents of {w}x{h} cells do not divide into tokens of {p}x{p}")
         m, n = h // p, w // p
-        tokens = self.patch_embedding(latents).flatten(2).transpose(1, 2)
+        kind = self.patch_embedding.weight.dtype
+        tokens = self.patch_embedding(latents.to(kind)).flatten(2).transpose(1, 2)
         video = tokens.shape[1]
         times = self._per_token(timesteps, b, l, m * n)
         positions = _grid_positions(l, m, n, first_latent, latents.device).expand(b, -1, -1)
@@ -223,7 +224,7 @@ class VideoTransformer(nn.Module):
         mask = None
         if memory is not None and len(memory):
             weight = self.patch_embedding.weight.flatten(1)
-            tokens = torch.cat([tokens, F.linear(memory.features, weight, self.patch_embedding.bias)], dim=1)
+            tokens = torch.cat([tokens, F.linear(memory.features.to(kind), weight, self.patch_embedding.bias)], dim=1)
             times = torch.cat([times, times.new_zeros(b, len(memory))], dim=1)
             positions = torch.cat([positions, memory.positions.to(positions)], dim=1)
             row = torch.cat([row, memory.row], dim=1)
@@ -238,11 +239,11 @@ class VideoTransformer(nn.Module):
             mask=mask,
             layout=self.config.prope_layout,
         )
-        text = self.condition_embedder.text_embedder(text)
+        text = self.condition_embedder.text_embedder(text.to(kind))
         for i, block in enumerate(self.blocks):
             sets = () if frozen is None else tuple(frozen[i])
             context = Context(here, text, modulation, level, video, self.config.prope_layout, sets)
-            if self.config.checkpointing and torch.is_grad_enabled():
+            if self.config.checkpointing and keep is None and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, context, keep, use_reentrant=False)
             else:
                 tokens = block(tokens, context, keep)
@@ -295,8 +296,8 @@ class _ConditionEmbedder(nn.Module):
         half = self.freq_dim // 2
         omega = torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half)
         angle = timesteps.float()[:, None] * omega
-        waves = torch.cat([angle.cos(), angle.sin()], -1).to(self.time_proj.weight.dtype)
-        embedded = self.time_embedder(waves)
+        waves = torch.cat([angle.cos(), angle.sin()], -1).to(self.time_embedder.linear_1.weight.dtype)
+        embedded = self.time_embedder(waves).to(self.time_proj.weight.dtype)
         return embedded, self.time_proj(F.silu(embedded)).unflatten(-1, (6, -1))
 
 
@@ -363,15 +364,17 @@ class _Block(nn.Module):
             layout=context.layout,
             to_out_prope=self.attn1.to_out_prope,
         )
-        x = x + self.attn1.join(attended) * gate1
+        x = (x + self.attn1.join(attended) * gate1).to(x.dtype)
         x = self._read_text(x, context)
-        return x + self.ffn(_modulated(x, shift2, scale2, self.eps)) * gate2
+        return (x + self.ffn(_modulated(x, shift2, scale2, self.eps)) * gate2).to(x.dtype)
 
     def _read_text(self, x: Tensor, context: Context) -> Tensor:
         """Video tokens read the text; memory tokens pass by."""
         video = x[:, : context.video]
         words = self.attn2.to_keys(context.text)
-        read = F.scaled_dot_product_attention(self.attn2.to_queries(self.norm2(video)), words.k, words.v)
+        norm = self.norm2
+        y = video if isinstance(norm, nn.Identity) else _layer_norm(video, norm.weight, norm.bias, self.eps)
+        read = F.scaled_dot_product_attention(self.attn2.to_queries(y.to(x.dtype)), words.k, words.v)
         video = video + self.attn2.join(read)
         return video if x.shape[1] == context.video else torch.cat([video, x[:, context.video :]], dim=1)
 
@@ -387,8 +390,16 @@ class _FeedForward(nn.Module):
         return self.net[2](F.gelu(self.net[0].proj(x), approximate="tanh"))  # pyright: ignore
 
 
+def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """In float32 at least, whatever the weights are kept in."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight, bias = (None if w is None else w.to(wide) for w in (weight, bias))
+    return F.layer_norm(x.to(wide), x.shape[-1:], weight, bias, eps)
+
+
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+    y = _layer_norm(x, None, None, eps)
+    return torch.addcmul(shift.to(y.dtype), y, 1 + scale).to(x.dtype)
 
 
 def _grid_positions(l: int, m: int, n: int, first: int, device: torch.device) -> Float[Tensor, "1 L 3"]:
