@@ -1,7 +1,7 @@
 """Episodes rendered ahead: one file each, in a folder outside the repository.
 
-A clip is colour for every frame, exact depth for every reference frame (every fourth), cameras and words. It is also
-what a folder of posed videos is turned into (`mosaicmem.training.posed_video`), so that training knows one kind of data.
+A clip is colour for every frame, exact depth for every reference frame (every fourth), cameras and words. A
+folder of posed videos is turned into the same thing (`training.posed_video`): training knows one kind of data.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from mosaicmem.worlds.episodes import HELD_OUT, make_episode
 
 VERSION = "episodes-1"
 STEP = 4  # depth is kept for every so many frames
+HELD_FOLDER = "held-out"
+"""Folder inside a folder of clips, or of encoded clips, that holds those which are never trained on."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,27 @@ def render_ahead(folder: Path, seeds: Iterable[int], *, size: int = 128, process
         for start in range(0, len(missing), 8 * processes):
             batch = missing[start : start + 8 * processes]
             yield from pool.map(_render_to, [folder] * len(batch), batch, [size] * len(batch))
+
+
+def render_held_out(folder: Path, count: int, *, size: int = 128) -> Iterator[int]:
+    """Render the first `count` held-out episodes, where missing, into `folder/held-out`, yielding each seed."""
+    target = folder / HELD_FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    for seed in HELD_OUT[:count]:
+        yield seed if (target / f"{seed}.safetensors").is_file() else _render_to(target, seed, size)
+
+
+def held_out(folder: Path) -> list[Clip]:
+    """The held-out clips beside the clips of a folder.
+
+    Raises:
+        InputError: if there are none.
+    """
+    cache = ClipCache(folder / HELD_FOLDER)
+    clips = [cache.load(name) for name in cache.names()]
+    if not clips:
+        raise InputError(f"{cache.folder}: no held-out clips; make some with `mosaicmem train data --held-out 6`")
+    return clips
 
 
 def default_cache(size: int = 128) -> Path:

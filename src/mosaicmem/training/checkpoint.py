@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
+from torch.optim import Optimizer
 
 from mosaicmem._shapes import Tensor
 from mosaicmem.errors import ConfigError, InputError
@@ -23,7 +24,7 @@ FREE = ("steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every",
 
 
 def save_checkpoint(
-    path: Path, module: nn.Module, ema: dict[str, Tensor], optimizers: list[torch.optim.Optimizer], header: dict[str, Any]
+    path: Path, module: nn.Module, ema: dict[str, Tensor], optimizers: list[Optimizer], header: dict[str, Any]
 ) -> None:  # fmt: skip
     """Write everything that an exact resume needs, whole or not at all."""
     tensors = {f"weights.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
@@ -38,7 +39,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, module: nn.Module, ema: dict[str, Tensor], optimizers: list[torch.optim.Optimizer], header: dict[str, Any]
+    path: Path, module: nn.Module, ema: dict[str, Tensor], optimizers: list[Optimizer], header: dict[str, Any]
 ) -> dict[str, Any]:  # fmt: skip
     """Bring everything back to where `save_checkpoint` left it; the header that was written.
 
@@ -76,9 +77,17 @@ def export_weights(checkpoint: Path, out: Path, *, half: bool = True, extra: dic
     path = checkpoint / "checkpoint.safetensors" if checkpoint.is_dir() else checkpoint
     header, tensors = _read(path)
     weights = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
+    if not weights:
+        raise InputError(f"{path}: holds no averaged weights; expected the checkpoint of a training")
     weights = {k: v.half() if half and v.is_floating_point() else v for k, v in weights.items()}
+    return write_weights(out, weights, {**header, **(extra or {})})
+
+
+def write_weights(out: Path, weights: dict[str, Tensor], header: dict[str, Any]) -> Path:
+    """Write weights as something to ship, whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out, overwrite=True) as part:
-        part.write_bytes(save(weights, {"mosaicmem": json.dumps({**header, **(extra or {})})}))
+        part.write_bytes(save({k: v.contiguous() for k, v in weights.items()}, {"mosaicmem": json.dumps(header)}))
     return out
 
 

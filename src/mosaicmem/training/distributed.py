@@ -1,6 +1,7 @@
 """Data parallel training: every rank computes its share of a batch, gradients are averaged, weights stay equal.
 
-`torchrun --nproc-per-node N -m mosaicmem train ...` sets the environment that `join` reads.
+`torchrun --nproc-per-node N -m mosaicmem train ...` sets the environment that `join` reads; `accelerate launch` sets
+the same one. All ranks share the folder of the training; rank 0 alone writes there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def join() -> Iterator[tuple[int, int]]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield 0, 1
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
@@ -37,6 +38,15 @@ def average_gradients(module: nn.Module, world_size: int) -> None:
     flat /= world_size
     for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         p.grad = part.view_as(p)
+
+
+def any_rank(flag: bool, world_size: int) -> bool:
+    """Whether the flag is set on at least one rank; all ranks get the same answer, so that none waits for another."""
+    if world_size == 1:
+        return flag
+    flags = torch.tensor([float(flag)])
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
 
 
 def same_weights(module: nn.Module, world_size: int) -> None:

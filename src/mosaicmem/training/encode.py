@@ -6,16 +6,25 @@ network.gain.copy_(channel_gain(vae, latents))   # [2 c], of images and of group
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from mosaicmem._shapes import Float, Tensor
-from mosaicmem.errors import InputError
+from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.models.checkpoint import load_vae, read_header
 from mosaicmem.models.video_vae import Coder, VideoVAE
-from mosaicmem.training.cache import STEP, Clip
-from mosaicmem.training.world_task import LatentClip
+from mosaicmem.training.cache import HELD_FOLDER, STEP, Clip, ClipCache, read_clip
+from mosaicmem.training.checkpoint import export_weights, write_weights
+from mosaicmem.training.world_task import LatentClip, encode_clip, write_latents
 
+VAE_FILE = "vae.safetensors"
+_MEASURED = 16  # clips that the gain is measured on
 _NUDGE = 0.25  # of a latent's own spread: small enough to be linear, large enough for float32
 
 
@@ -81,3 +90,93 @@ def _mean_square(
         change = (coder.decode(raw + nudge) - coder.decode(raw - nudge)) / (2 * _NUDGE)
         out[channel] = change.double().square().mean()
     return out
+
+
+def prepare_vae(source: Path, clips: Sequence[Clip], out: Path) -> VideoVAE:
+    """Put an autoencoder beside the latents that will be made with it: `out/vae.safetensors`, as it is shipped.
+
+    Statistics are fitted unless the autoencoder has some already; the decoder's gain is measured and written into the
+    header. A second call with the same autoencoder changes nothing.
+
+    Args:
+        source: A training's folder or checkpoint (its averaged weights count), an exported file, or a folder with
+            `vae.safetensors`.
+        clips: To measure on; a few dozen.
+
+    Raises:
+        InputError: if there is no autoencoder.
+        ConfigError: if `out` holds latents of another one.
+    """
+    target = out / VAE_FILE
+    with tempfile.TemporaryDirectory() as scratch:
+        file = weights_of(source, "vae", Path(scratch))
+        vae, header = load_vae(file), read_header(file)
+    if target.is_file():
+        if not _same_network(vae, load_vae(target)):
+            raise ConfigError(f"{target}: is another autoencoder than {source}; encode into another folder")
+        return load_vae(target)
+    if bool((vae.std == 1).all()):
+        fit_statistics(vae, clips)
+    gain = channel_gain(vae, [encode_clip(vae, clip) for clip in clips[:_MEASURED]])
+    weights = {k: v if k in ("mean", "std") else v.half() for k, v in vae.state_dict().items()}
+    write_weights(target, weights, {**header, "gain": gain.tolist()})
+    return load_vae(target)
+
+
+def weights_of(source: Path, part: str, scratch: Path) -> Path:
+    """A file of exported weights: `source` itself, the one of this part in it, or a training exported to `scratch`."""
+    if (source / f"{part}.safetensors").is_file():
+        return source / f"{part}.safetensors"
+    checkpoint = source / "checkpoint.safetensors" if source.is_dir() else source
+    if not checkpoint.is_file():
+        raise InputError(f"{source}: holds neither {part}.safetensors nor a training's checkpoint.safetensors")
+    with safe_open(str(checkpoint), "pt") as file:  # pyright: ignore[reportArgumentType]
+        training = any(key.startswith("ema.") for key in file.keys())  # noqa: SIM118 - it is no mapping
+    return export_weights(checkpoint, scratch / f"{part}.safetensors") if training else checkpoint
+
+
+def read_gain(folder: Path) -> Float[Tensor, "2 c"]:
+    """The decoder's gain that `prepare_vae` measured."""
+    gain = read_header(folder / VAE_FILE).get("gain")
+    if gain is None:
+        raise InputError(f"{folder / VAE_FILE}: holds no gain; encode with `mosaicmem train encode`")
+    return torch.tensor(gain)
+
+
+def encoded_clips(folder: Path) -> list[Path]:
+    """Files of encoded clips of a folder, numbers in numerical order."""
+    return [folder / f"{name}.safetensors" for name in ClipCache(folder).names() if name != Path(VAE_FILE).stem]
+
+
+def encode_ahead(clips: Path, names: Sequence[str], out: Path, *, processes: int = 1) -> Iterator[str]:
+    """Encode what is missing of a folder of clips with `out/vae.safetensors`, yielding each name that is done."""
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in names if not (out / f"{name}.safetensors").is_file()]
+    yield from (name for name in names if name not in set(missing))
+    root = out.parent if out.name == HELD_FOLDER else out
+    jobs = [(clips / f"{name}.safetensors", out / f"{name}.safetensors", root / VAE_FILE) for name in missing]
+    if processes <= 1:
+        yield from (_encode_to(job) for job in jobs)
+        return
+    with ProcessPoolExecutor(processes) as pool:
+        for start in range(0, len(jobs), 8 * processes):
+            yield from pool.map(_encode_to, jobs[start : start + 8 * processes])
+
+
+def _encode_to(job: tuple[Path, Path, Path]) -> str:
+    torch.set_num_threads(1)
+    clip, out, vae = job
+    write_latents(out, encode_clip(_loaded(vae, vae.stat().st_mtime_ns), read_clip(clip)))
+    return out.stem
+
+
+@lru_cache(1)
+def _loaded(path: Path, _: int) -> VideoVAE:
+    return load_vae(path)
+
+
+def _same_network(a: VideoVAE, b: VideoVAE) -> bool:
+    mine, other = a.state_dict(), b.state_dict()
+    return a.config == b.config and all(
+        torch.equal(mine[k].half(), other[k].half()) for k in mine if k not in ("mean", "std")
+    )

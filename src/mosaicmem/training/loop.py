@@ -19,12 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mosaicmem._shapes import Tensor
 from mosaicmem.errors import ConfigError, MosaicMemError
 from mosaicmem.io.files import write_image
 from mosaicmem.training.checkpoint import load_checkpoint, provenance, save_checkpoint
 from mosaicmem.training.curves import draw_curves
-from mosaicmem.training.distributed import average_gradients, join, same_weights
+from mosaicmem.training.distributed import any_rank, average_gradients, join, same_weights
 from mosaicmem.training.task import Task
 
 MAX_BAD_STEPS = 5
@@ -41,7 +40,8 @@ class TrainConfig:
     Attributes:
         steps: In all, counted from the first.
         minutes: Stop and save after so many, whatever the step; None: only `steps` counts.
-        optimizer: `adamw`, or `muon` for matrices with AdamW for the rest (Jordan et al. 2024), which needs fewer steps.
+        optimizer: `adamw`, or `muon` for matrices with AdamW for the rest (Jordan et al. 2024): fewer steps, each
+            a little dearer.
         lr: At its highest; equal for both, since Muon's updates are brought to AdamW's size.
         weight_decay, clip: As usual; clip is the largest gradient norm.
         warmup: Steps.
@@ -118,13 +118,17 @@ def fit(
 
 class _Run:
     def __init__(
-        self, task: Task, config: TrainConfig, folder: Path, rank: int, world: int, on_step: Callable[[Progress], None] | None
+        self, task: Task, config: TrainConfig, folder: Path, rank: int, world: int,
+        on_step: Callable[[Progress], None] | None,
     ) -> None:  # fmt: skip
+        batch = int(task.config().get("settings", {}).get("batch", world))
+        if batch % world:
+            raise ConfigError(f"a batch of {batch} cannot be shared by {world} ranks; give a multiple of {world}")
         self.task, self.config, self.folder, self.rank, self.world = task, config, folder, rank, world
         self.module, self.on_step = task.module, on_step
         self.optimizers = _optimizers(self.module, config)
         self.ema = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
-        self.step, self.seconds, self.bad = 0, 0.0, 0
+        self.step, self.seconds, self.bad, self.judged = 0, 0.0, 0, -1
         self.checkpoint = folder / "checkpoint.safetensors"
 
     def header(self) -> dict[str, Any]:
@@ -137,16 +141,16 @@ class _Run:
         if self.checkpoint.is_file():
             found = load_checkpoint(self.checkpoint, self.module, self.ema, self.optimizers, self.header())
             self.step, self.seconds = int(found["step"]), float(found["seconds"])
+        if not self.rank:  # of a run that died before its first checkpoint nothing is kept
             _cut_log(self.folder / "log.jsonl", self.step)
-        elif (self.folder / "log.jsonl").exists():
-            (self.folder / "log.jsonl").unlink()  # a run that died before its first checkpoint
         same_weights(self.module, self.world)
 
     def train(self, stop: Callable[[], bool]) -> None:
         """Steps until the end."""
         began = saved = time.monotonic()
         before = self.seconds
-        while self.step < self.config.steps and not stop():
+        late = False
+        while self.step < self.config.steps and not any_rank(late or stop(), self.world):
             loss, metrics = self._one_step()
             now = time.monotonic()
             self.seconds = before + now - began
@@ -157,8 +161,7 @@ class _Run:
             if now - saved > 60 * self.config.checkpoint_minutes:
                 self._save()
                 saved = now
-            if self.config.minutes is not None and now - began > 60 * self.config.minutes:
-                break
+            late = self.config.minutes is not None and now - began > 60 * self.config.minutes
         self._evaluate()
         self._save()
 
@@ -172,7 +175,8 @@ class _Run:
         average_gradients(self.module, self.world)
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), config.clip)
         value = float(loss.detach())
-        self.bad = 0 if math.isfinite(value) and math.isfinite(float(norm)) else self.bad + 1
+        finite = math.isfinite(value) and math.isfinite(float(norm))
+        self.bad = self.bad + 1 if any_rank(not finite, self.world) else 0
         if self.bad > MAX_BAD_STEPS:
             raise TrainingFailed(
                 f"no finite loss since step {self.step - self.bad + 1}; try a lower rate than {config.lr}"
@@ -209,8 +213,9 @@ class _Run:
             self.module.train()
 
     def _evaluate(self) -> None:
-        if self.rank:
+        if self.rank or self.judged == self.step:
             return
+        self.judged = self.step
         with self._averaged() as module:
             self._log(self.task.evaluate(module))
             sheet = self.task.picture(module)
@@ -251,6 +256,8 @@ def _optimizers(module: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
         torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.99))
     ]
     if inner:
+        if not hasattr(torch.optim, "Muon"):
+            raise ConfigError(f"optimizer = 'muon' needs torch 2.9 or newer, this is {torch.__version__}; take adamw")
         muon = torch.optim.Muon(
             inner, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )

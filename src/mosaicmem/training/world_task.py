@@ -42,8 +42,8 @@ class LatentClip:
 
     Attributes:
         image: `[k c h w]` image latents of frames 0, 4, 8 ...
-        echo: `[k c h w]` the same of frames that went through the autoencoder once as part of a group: what memory holds
-            of generated frames at best.
+        echo: `[k c h w]` the same of frames that went through the autoencoder once as part of a group: what memory
+            holds of generated frames at best.
         groups: `[k - 1 c h w]` latents of frames 1..4, 5..8, ...
         depth: `[k H W]` z-depth of frames 0, 4, 8 ...
         cameras: One per raw frame, float64.
