@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosaicmem.depth.estimator import DepthEstimate, DepthInfo
-from mosaicmem.errors import ConfigError, GeometryError, InputError, MissingWeightsError
+from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.evaluation.metrics import psnr
-from mosaicmem.generation.backend import Models, load_models
+from mosaicmem.generation.backend import Models
 from mosaicmem.generation.events import STAGES, RolloutEvent
 from mosaicmem.generation.keyframes import KeyframeConfig
 from mosaicmem.generation.noise import frame_noise
@@ -387,19 +387,6 @@ def test_sizes_that_disagree_are_refused():
         observe(SYNTHETIC, _started(), _paint(_path([1.0])), _path([1.0]), every=-1)
     with pytest.raises(ConfigError, match="interval"):
         KeyframeConfig(interval=-1)
-
-
-def test_there_is_no_trained_checkpoint_and_the_message_says_so(tmp_path):
-    assert load_models().label == "[synthetic]"
-    assert not load_models(use_memory=False).generator.use_memory
-    for path in (tmp_path, tmp_path / "wan-5b"):
-        with pytest.raises(MissingWeightsError, match=r"No trained video generator.*'synthetic'"):
-            load_models(path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="checkpoint folder"):
-        load_models(tmp_path / "file")
-    with pytest.raises(MissingWeightsError, match="taef2_encoder"):
-        load_models(vae=tmp_path)
 
 
 def test_lifting_options_reach_the_first_frame():

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mosaicmem.depth.estimator import DepthEstimator
-from mosaicmem.errors import InputError, MissingWeightsError
+from mosaicmem.errors import ConfigError, InputError, MissingWeightsError
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.models.checkpoint import load_depth, load_vae, load_world
 from mosaicmem.models.generator import Generator
+from mosaicmem.models.presets import PARTS, shipped, weights_file
 from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
 from mosaicmem.models.taef2 import TAEF2
 from mosaicmem.models.vae import VAE
+from mosaicmem.models.world_model import SamplingConfig
 
 SYNTHETIC = "synthetic"
+ROOMS = "rooms"
 
 
 @dataclass(frozen=True)
@@ -43,35 +47,63 @@ class Models:
 
 
 def load_models(
-    name_or_path: str | Path = SYNTHETIC,
+    name_or_path: str | Path = ROOMS,
     *,
     vae: Path | str | None = None,
     depth: DepthEstimator | None = None,
     use_memory: bool = True,
+    sampling: SamplingConfig | None = None,
 ) -> Models:
     """The models of a rollout by name or folder.
 
     Args:
-        name_or_path: `synthetic` for the compositor, which has no weights; else a checkpoint folder.
-        vae: Folder of the TAEF2 autoencoder, in place of the lossless one.
-        depth: Depth estimator of generated frames.
-        use_memory: False for the no-memory baseline of the compositor.
+        name_or_path: `rooms` for the trained model that comes with the package, `synthetic` for the compositor, which
+            has no weights; else a folder with `vae.safetensors`, `depth.safetensors` and `world.safetensors`.
+        vae: Folder of the TAEF2 autoencoder, in place of the compositor's lossless one. A trained model has its own.
+        depth: Depth estimator of generated frames, in place of the trained one.
+        use_memory: False for the baseline without memory.
+        sampling: Steps, guidance and switches of a trained model.
 
     Raises:
-        MissingWeightsError: for anything but `synthetic`: no trained generator exists for this library yet.
+        MissingWeightsError: if a file is absent.
+        InputError: if a file is damaged or something else, or the parts do not belong together.
+        ConfigError: on a `vae` for a trained model.
     """
-    if str(name_or_path) != SYNTHETIC:
-        raise _no_checkpoint(Path(name_or_path))
-    return Models(PixelShuffleVAE() if vae is None else TAEF2.from_pretrained(vae), Compositor(use_memory), depth)
+    if str(name_or_path) == SYNTHETIC:
+        return Models(PixelShuffleVAE() if vae is None else TAEF2.from_pretrained(vae), Compositor(use_memory), depth)
+    if vae is not None:
+        raise ConfigError(f"{name_or_path}: a trained model has its own VAE; leave {vae} out, or take 'synthetic'")
+    name, files = _files(name_or_path)
+    own = load_vae(files["vae"])
+    world = load_world(files["world"], name=name, sampling=sampling, use_memory=use_memory)
+    sizes = world.network.config
+    if sizes.in_channels != own.channels:
+        raise InputError(
+            f"{files['world']}: generates latents of {sizes.in_channels} channels, {files['vae']} has {own.channels}; "
+            "expected parts that were trained together"
+        )
+    return Models(own, world, depth or load_depth(files["depth"]), sizes.patch_size[1])
 
 
-def _no_checkpoint(path: Path) -> MissingWeightsError | InputError:
-    if path.is_file():
-        return InputError(f"{path}: is a file; expected the name 'synthetic' or a checkpoint folder")
-    found = "no such folder" if not path.is_dir() else "the folder holds no generator that this version can load"
-    return MissingWeightsError(
-        f"{path}: {found}. No trained video generator has been published for this library yet; what runs without "
-        "weights is 'synthetic' (memory composited into the view, labelled [synthetic]), also with the real TAEF2 "
-        "autoencoder. Your own network takes part by implementing mosaicmem.models.generator.Generator and "
-        "handing it to Models(vae, generator)"
-    )
+def _files(name_or_path: str | Path) -> tuple[str, dict[str, Path]]:
+    """The model's name and its file of every part."""
+    if str(name_or_path) == ROOMS:
+        files = {part: shipped(part) for part in PARTS}
+        if not all(path.is_file() for path in files.values()):
+            raise MissingWeightsError(
+                f"{files['world'].parent}: no weights of the model 'rooms', which come with the package; install it "
+                "again, name a folder of weights, or take 'synthetic', which needs none"
+            )
+        return ROOMS, files
+    folder = Path(name_or_path)
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; expected 'rooms', 'synthetic' or a folder of weights")
+    files = {part: weights_file(folder, part) for part in PARTS}
+    missing = [path.name for path in files.values() if not path.is_file()]
+    if missing:
+        found = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such folder"
+        raise MissingWeightsError(
+            f"{folder}: {found}; expected 'rooms' (comes with the package), 'synthetic' (needs no weights) or a folder "
+            f"with {', '.join(path.name for path in files.values())}"
+        )
+    return folder.resolve().name, files

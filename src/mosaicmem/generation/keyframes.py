@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from mosaicmem._shapes import Float, Tensor
-from mosaicmem.errors import ConfigError
+from mosaicmem.errors import refuse
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.clock import Clock
 from mosaicmem.generation.depth import WindowDepth, cells_to_pixels
@@ -27,17 +29,25 @@ class KeyframeConfig:
         interval: Write the reference frame of every so many latents; 0 = off.
         min_novel: A frame is written if the share of its cells that memory did not show, and that can be lifted, is
             above this. What memory showed need not be remembered twice.
+        only_novel: Of a frame that is written, remember only cells that memory did not show. Then nothing is ever a
+            memory of a memory, which guards against drift; what is seen from nearer later stays coarse.
+        min_confidence: Pixels whose depth the estimator believes less are not remembered.
         lifting: Depth hygiene.
     """
 
     write: bool = True
     interval: int = 1
     min_novel: float = 0.0
+    only_novel: bool = False
+    min_confidence: float = 0.0
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
 
     def __post_init__(self) -> None:
-        if self.interval < 0 or not 0 <= self.min_novel < 1:
-            raise ConfigError(f"interval = {self.interval}, min_novel = {self.min_novel}: expected >= 0 and 0 to 1")
+        refuse(
+            (self.interval < 0, f"interval = {self.interval}: expected at least 0"),
+            (not 0 <= self.min_novel < 1, f"min_novel = {self.min_novel}: expected 0 up to, not including, 1"),
+            (not 0 <= self.min_confidence <= 1, f"min_confidence = {self.min_confidence}: expected 0 to 1"),
+        )
 
 
 def write_keyframes(
@@ -60,9 +70,14 @@ def write_keyframes(
     if not (config.write and config.interval and models.generator.use_memory and models.generator.invents):
         return store, ()
     for i in range(config.interval - 1, len(frames), config.interval):
-        liftable = cells_to_pixels((~mosaic.good[i : i + 1]).float(), state.grid)[0] * (depth.depth[i] > 0)
-        if float(liftable.mean()) <= config.min_novel:
+        novel_pixels = cells_to_pixels((~mosaic.good[i : i + 1]).float(), state.grid)[0] > 0
+        exclude = torch.zeros_like(novel_pixels)
+        if depth.confidence is not None:
+            exclude |= depth.confidence[i] < config.min_confidence
+        if float((novel_pixels & (depth.depth[i] > 0) & ~exclude).float().mean()) <= config.min_novel:
             continue  # saves the encoding
+        if config.only_novel:
+            exclude |= ~novel_pixels
         with clock("lift"):
             keyframe = lift(
                 models.vae.encode_image(frames[i : i + 1])[0],
@@ -70,6 +85,7 @@ def write_keyframes(
                 cameras[i],
                 state.grid,
                 confidence=None if depth.confidence is None else depth.confidence[i],
+                exclude=exclude,
                 frame=numbers[i],
                 time=numbers[i] / state.fps,
                 origin="generated",

@@ -21,6 +21,7 @@ from mosaicmem.generation.depth import depth_of
 from mosaicmem.generation.events import RolloutEvent, StoreStatistics
 from mosaicmem.generation.keyframes import KeyframeConfig, context_of, write_keyframes
 from mosaicmem.generation.noise import frame_noise
+from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.memory.mosaic import Mosaic
@@ -41,13 +42,20 @@ class RolloutConfig:
         alignment: How memory tokens are read: `rope`, `latent` or `mixture`.
         retrieval: How memory is asked.
         keyframes: What of the new frames enters memory.
+        anchor_noise: Spread of noise on the last frame's latent as the generator sees it, against drift: fine errors of
+            earlier windows drown in it. A model must have been trained with such anchors (ours: up to 0.15).
         show_mosaic: Decode what memory showed for the event; costs one more decoding a window.
     """
 
     alignment: Alignment = "mixture"
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
+    anchor_noise: float = 0.0
     show_mosaic: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.anchor_noise <= 1:
+            raise ConfigError(f"anchor_noise = {self.anchor_noise}: expected 0 to 1")
 
 
 class Window(NamedTuple):
@@ -59,7 +67,12 @@ class Window(NamedTuple):
 
 
 def rollout(
-    models: Models, state: RolloutState, cameras: Cameras, window: int = 17, config: RolloutConfig | None = None
+    models: Models,
+    state: RolloutState,
+    cameras: Cameras,
+    window: int = 17,
+    config: RolloutConfig | None = None,
+    script: Script | None = None,
 ) -> Iterator[tuple[RolloutState, RolloutEvent]]:
     """Generate a frame for every pose, window by window; the events' frames add up to exactly `len(cameras)`.
 
@@ -69,17 +82,25 @@ def rollout(
         cameras: The path. If it begins at the camera of a given first frame that has not been handed out yet, that
             frame is its first one; otherwise its first pose follows the state's last frame.
         window: Frames of a window with its anchor; must be 1 + a multiple of the VAE's temporal stride.
+        script: Words along the path, in place of the state's prompt; windows are cut where something happens.
 
     Raises:
-        ConfigError: if `window` does not fit; the message names the nearest sizes that do.
+        ConfigError: if `window` does not fit (the message names the nearest sizes that do), or something happens at a
+            frame that the path does not have.
         GeometryError: if the cameras' image size is not the state's.
     """
-    check_window(window, models.vae.temporal)
+    temporal = models.vae.temporal
+    check_window(window, temporal)
     start = 0
     while start < len(cameras):
-        given = _starts_at_anchor(state, cameras[start])
-        count = window if given else window - 1
-        state, event = rollout_step(models, state, cameras[start : start + count], config)
+        first = start + int(_starts_at_anchor(state, cameras[start]))
+        stop = first + window - 1
+        if script is not None:
+            if start == 0:
+                script.check(len(cameras), first, temporal)
+            state = replace(state, prompt=script.prompt(first))
+            stop = script.end_of_window(first, stop, temporal)
+        state, event = rollout_step(models, state, cameras[start:stop], config)
         start += len(event.frames)
         yield state, event
 
@@ -109,7 +130,9 @@ def rollout_step(
         # the given frame itself, not its reconstruction
         frames = torch.cat([state.last_frame[None], frames[1:]])
     with clock("depth"):
-        depth = depth_of(models.depth, frames[index], mosaic, state.depth_scale)
+        # a generator that needs neither memory nor a pushed frame needs no depth
+        estimator = models.depth if models.generator.use_memory or not models.generator.invents else None
+        depth = depth_of(estimator, frames[index], mosaic, state.depth_scale)
     store, written = write_keyframes(
         models, state, frames[index], mosaic.cameras, numbers, depth, mosaic, config.keyframes, clock
     )
@@ -187,9 +210,15 @@ def _window(state: RolloutState, cameras: Cameras) -> Window:
 
 
 def _memory(models: Models, state: RolloutState) -> PatchStore:
-    """Long-term memory, or for the no-memory baseline the last frame alone."""
+    """What is retrieved from: long-term memory; without memory, nothing.
+
+    A generator that does not invent has only what it is shown: its baseline sees the last frame, pushed by its depth.
+    One that does has that frame as its anchor, and pushing it would be a memory of one frame.
+    """
     if models.generator.use_memory:
         return state.store
+    if models.generator.invents:
+        return PatchStore.empty()
     return PatchStore.empty() if state.context is None else PatchStore.empty().insert(state.context)
 
 
@@ -205,8 +234,13 @@ def _request(
     picture, good = canvas(memory, mosaic, config.retrieval.tau)
     if not len(memory):
         picture = torch.zeros(len(mosaic), *state.anchor.shape)
+    anchor = state.anchor
+    if config.anchor_noise:
+        # negative: no frame is generated from this noise
+        noise = frame_noise(state.seed, [-state.next_frame], tuple(anchor.shape))[0]
+        anchor = anchor + config.anchor_noise * noise.to(anchor)
     return WindowRequest(
-        anchor=state.anchor,
+        anchor=anchor,
         canvas=picture.to(state.anchor.dtype),
         good=good,
         tokens=assemble(memory, mosaic, config.alignment, first_latent=1, tau=config.retrieval.tau),

@@ -92,14 +92,23 @@ def start(
     store = store or PatchStore.empty()
     first = 1 + max((group.keyframe.frame for group in store), default=-1)
     anchor = models.vae.encode_image(image[None])[0]
-    scale = None
+    scale = confidence = None
     if depth is None and models.depth is not None:
         found = depth_of(models.depth, image[None], retrieve(store, camera, grid), None)
         depth, scale = found.depth[0], found.scale or 1.0
+        confidence = None if found.confidence is None else found.confidence[0]
     context = None
     if depth is not None:
         context = lift(
-            anchor, depth, camera, grid, exclude=exclude, frame=first, time=first / _positive(fps), config=lifting
+            anchor,
+            depth,
+            camera,
+            grid,
+            confidence=confidence,
+            exclude=exclude,
+            frame=first,
+            time=first / _positive(fps),
+            config=lifting,
         )
         store = store.insert(context)
     return RolloutState(
@@ -172,29 +181,33 @@ def observe(
     if not len(frames):
         return state
     cameras = _checked(frames, cameras)
-    scale = state.depth_scale
-    if depth is None and models.depth is not None:
-        found = depth_of(models.depth, frames, retrieve(state.store, cameras, state.grid), scale)
-        depth, scale = found.depth, found.scale
+    last = len(frames) - 1
+    remembered = {i for i in range(len(frames)) if every and (last - i) % every == 0}
+    lifted = sorted(remembered | {last})
+    scale, confidence = state.depth_scale, None
+    if depth is not None:
+        depth = depth[lifted]
+    elif models.depth is not None:
+        mosaic = retrieve(state.store, cameras[lifted], state.grid)
+        found = depth_of(models.depth, frames[lifted], mosaic, scale)
+        depth, confidence, scale = found.depth, found.confidence, found.scale
     store, context = state.store, None
-    for i in range(len(frames)):
-        last = i == len(frames) - 1
-        wanted = every > 0 and (len(frames) - 1 - i) % every == 0
-        if depth is None or not (wanted or last):
-            continue
+    for k, i in enumerate(lifted if depth is not None else ()):
+        assert depth is not None
         number = state.next_frame + i
         keyframe = lift(
             models.vae.encode_image(frames[i : i + 1])[0],
-            depth[i],
+            depth[k],
             cameras[i],
             state.grid,
+            confidence=None if confidence is None else confidence[k],
             exclude=None if exclude is None else exclude[i],
             frame=number,
             time=number / state.fps,
             config=lifting,
         )
-        store = store.insert(keyframe) if wanted else store
-        context = keyframe if last else context
+        store = store.insert(keyframe) if i in remembered else store
+        context = keyframe if i == last else context
     return replace(
         state,
         store=store,

@@ -1,0 +1,48 @@
+"""A complete model of random weights, a few kilobytes in all, in the files that trained ones come in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mosaicmem.models.depth_net import DepthNet, DepthNetConfig
+from mosaicmem.models.transformer import TransformerConfig
+from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
+from mosaicmem.models.world_model import WorldNetwork
+
+CHANNELS = 4
+
+
+def write_tiny_model(folder: Path, *, channels: int = CHANNELS, spread: float = 0.15) -> Path:
+    """`vae`, `depth` and `world.safetensors` in a new folder; no weight is zero, so that everything matters."""
+    folder.mkdir(parents=True)
+    vae = VideoVAE(VideoVAEConfig(CHANNELS, (8, 8), (8, 8), blocks=1))
+    sizes = TransformerConfig(
+        num_attention_heads=2, attention_head_dim=32, in_channels=channels, out_channels=channels, text_dim=16,
+        freq_dim=16, ffn_dim=32, num_layers=2, prediction="x0",
+    )  # fmt: skip
+    depth = DepthNet(DepthNetConfig((8, 8, 24), attention=1))
+    world = WorldNetwork(sizes, words=24)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for network in (vae, depth, world):
+            for p in network.parameters():
+                p += spread * torch.randn(p.shape, generator=generator)
+        # most pixels have depth
+        assert depth.head.bias is not None
+        depth.head.bias[32:] -= 3
+    for name, network, words in (("vae", vae, None), ("depth", depth, None), ("world", world, 24)):
+        _write(folder / f"{name}.safetensors", name, network, words)
+    return folder
+
+
+def _write(path: Path, name: str, network: nn.Module, words: int | None) -> None:
+    """As `training.checkpoint.export_weights` writes it."""
+    task = {"task": name, "settings": {}, "model": network.config.to_dict(), "data": {}}  # pyright: ignore
+    header = {"format": "mosaicmem-training-1", "task": task if words is None else {**task, "words": words}}
+    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    save_file(state, path, {"mosaicmem": json.dumps(header)})
