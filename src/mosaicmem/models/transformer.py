@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.models.conditioning import MemoryTokens
+from mosaicmem.ops._sdpa import masked_attention
 from mosaicmem.ops.attention import KeyValues, Placement, attend, place
 from mosaicmem.ops.prope import Layout, TokenCameras
 from mosaicmem.ops.rope import split_bands
@@ -69,8 +70,6 @@ class TransformerConfig:
             raise ConfigError(f"patch_size {p}: expected (1, p, p), one latent and a square of cells")
         if self.attention_head_dim % 2 or min(self.num_attention_heads, self.num_layers, self.in_channels) < 1:
             raise ConfigError(f"{self}: expected an even head size and at least one head, layer and channel")
-        if self.prediction not in ("velocity", "x0"):
-            raise ConfigError(f"prediction {self.prediction!r}; expected velocity or x0")
 
     @property
     def dim(self) -> int:
@@ -99,6 +98,11 @@ class TransformerConfig:
         if unknown:
             raise ConfigError(f"unknown settings of a transformer: {', '.join(sorted(unknown))}")
         chosen: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in own}
+        if "in_channels" in chosen and chosen.get("out_channels", 0) is None:  # as diffusers may write it
+            chosen["out_channels"] = chosen["in_channels"]
+        for name, known in {"prope_layout": get_args(Layout), "prediction": get_args(Prediction)}.items():
+            if chosen.get(name, known[0]) not in known:
+                raise ConfigError(f"{name} = {chosen[name]!r}: expected one of {', '.join(known)}")
         for name, value in chosen.items():
             kind = type(own[name])
             if type(value) is not kind and not (kind is float and type(value) is int):
@@ -330,10 +334,10 @@ class _Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def to_queries(self, x: Tensor) -> Tensor:
-        return self.split(self.norm_q(self.to_q(x)))
+        return self.split(_rms_norm(self.to_q(x), self.norm_q))
 
     def to_keys(self, x: Tensor) -> KeyValues:
-        return KeyValues(self.split(self.norm_k(self.to_k(x))), self.split(self.to_v(x)))
+        return KeyValues(self.split(_rms_norm(self.to_k(x), self.norm_k)), self.split(self.to_v(x)))
 
     def join(self, x: Tensor) -> Tensor:
         return self.to_out[0](x.transpose(1, 2).flatten(2))
@@ -374,7 +378,7 @@ class _Block(nn.Module):
         words = self.attn2.to_keys(context.text)
         norm = self.norm2
         y = video if isinstance(norm, nn.Identity) else _layer_norm(video, norm.weight, norm.bias, self.eps)
-        read = F.scaled_dot_product_attention(self.attn2.to_queries(y.to(x.dtype)), words.k, words.v)
+        read = masked_attention(self.attn2.to_queries(y.to(x.dtype)), words.k, words.v)
         video = video + self.attn2.join(read)
         return video if x.shape[1] == context.video else torch.cat([video, x[:, context.video :]], dim=1)
 
@@ -395,6 +399,11 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: floa
     wide = torch.promote_types(x.dtype, torch.float32)
     weight, bias = (None if w is None else w.to(wide) for w in (weight, bias))
     return F.layer_norm(x.to(wide), x.shape[-1:], weight, bias, eps)
+
+
+def _rms_norm(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """In the precision of `x`: the fused kernel needs weights of the same one."""
+    return F.rms_norm(x, x.shape[-1:], norm.weight.to(x.dtype), norm.eps)
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
