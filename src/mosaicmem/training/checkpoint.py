@@ -91,6 +91,12 @@ def write_weights(out: Path, weights: dict[str, Tensor], header: dict[str, Any])
     return out
 
 
+def copy_weights(source: Path, out: Path, extra: dict[str, Any]) -> Path:
+    """Copy exported weights, with more in their header."""
+    header, weights = _read(source)
+    return write_weights(out, weights, {**header, **extra})
+
+
 def provenance() -> dict[str, str]:
     """What made a checkpoint."""
     return {"mosaicmem": version("mosaicmem"), "torch": torch.__version__, "python": platform.python_version()}

@@ -75,7 +75,7 @@ class DepthTask:
         for clip in self._held_out:
             for k in range(0, len(clip.depth), 3):
                 camera, depth = clip.cameras[STEP * k], clip.depth[k]
-                log_depth, _, sky = module(clip.frames([STEP * k]), camera)
+                log_depth, _, sky = _answer(module, clip.frames([STEP * k]), camera)
                 known = depth > 0
                 relative.append(float(((log_depth[0].exp() - depth).abs() / depth.clamp(min=1e-3))[known].mean()))
                 right.append(float(((sky[0] < 0) == known).float().mean()))
@@ -96,7 +96,7 @@ class DepthTask:
         """Frame, true depth and predicted depth of held-out clips, near bright."""
         rows = []
         for clip in self._held_out[:6]:
-            log_depth, _, _ = module(clip.frames([0]), clip.cameras[0])
+            log_depth, _, _ = _answer(module, clip.frames([0]), clip.cameras[0])
             maps = [torch.where(d > 0, 1 / d.clamp(min=0.3), 0) for d in (clip.depth[0], log_depth[0].exp())]
             top = float(maps[0].max().clamp(min=1e-3))
             grey = [(m / top).clamp(0, 1).expand(3, -1, -1) for m in maps]
@@ -113,6 +113,13 @@ class DepthTask:
         if rng.random() < self.settings.worn:
             frame = _worn(frame, rng)
         return frame, depth, camera
+
+
+def _answer(module: nn.Module, frames: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network says, back on the device of the frames."""
+    where = next(module.parameters()).device
+    log_depth, log_spread, sky = module(frames.to(where), cameras.to(device=where))
+    return log_depth.to(frames), log_spread.to(frames), sky.to(frames)
 
 
 def _worn(frame: Float[Tensor, "3 H W"], rng: np.random.Generator) -> Float[Tensor, "3 H W"]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from mosaicmem.errors import ConfigError
 
 
 @contextmanager
@@ -26,6 +30,35 @@ def join() -> Iterator[tuple[int, int]]:
         yield dist.get_rank(), dist.get_world_size()
     finally:
         dist.destroy_process_group()
+
+
+def own_device(name: str) -> torch.device:
+    """The device of that name; `cuda` without a number is the card of this rank.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """Every tensor in tuples and dataclasses, on a device."""
+    if device.type == "cpu":
+        return batch
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if isinstance(batch, tuple):
+        return tuple(on_device(value, device) for value in batch)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return replace(batch, **{f.name: on_device(getattr(batch, f.name), device) for f in fields(batch)})
+    return batch
 
 
 def average_gradients(module: nn.Module, world_size: int) -> None:

@@ -23,7 +23,7 @@ from mosaicmem.errors import ConfigError, MosaicMemError
 from mosaicmem.io.files import write_image
 from mosaicmem.training.checkpoint import load_checkpoint, provenance, save_checkpoint
 from mosaicmem.training.curves import draw_curves
-from mosaicmem.training.distributed import any_rank, average_gradients, join, same_weights
+from mosaicmem.training.distributed import any_rank, average_gradients, join, on_device, own_device, same_weights
 from mosaicmem.training.task import Task
 
 MAX_BAD_STEPS = 5
@@ -47,6 +47,8 @@ class TrainConfig:
         warmup: Steps.
         decay: Share of the steps, at their end, in which the rate falls to 0; 1 is a half cosine over all.
         ema: Of the weights' running mean; shorter in the beginning.
+        precision: `bfloat16` multiplies matrices in 16 bits (weights and sums stay in 32): three times as fast on
+            processors that can (avx512_bf16, amx), five times slower on others.
         seed: Of initial weights and of what is random in a loss.
         checkpoint_minutes: Between two checkpoints.
         evaluate_every, log_every: Steps.
@@ -61,6 +63,7 @@ class TrainConfig:
     warmup: int = 100
     decay: float = 1.0
     ema: float = 0.999
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     checkpoint_minutes: float = 4.0
     evaluate_every: int = 500
@@ -71,6 +74,8 @@ class TrainConfig:
             raise ConfigError(
                 f"steps = {self.steps}, decay = {self.decay}, ema = {self.ema}, lr = {self.lr}: out of range"
             )
+        if self.precision not in ("float32", "bfloat16"):
+            raise ConfigError(f"precision = {self.precision!r}; expected float32 or bfloat16")
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer = {self.optimizer!r}; expected adamw or muon")
 
@@ -95,11 +100,16 @@ class Progress:
 
 
 def fit(
-    task: Task, config: TrainConfig, folder: Path, *, on_step: Callable[[Progress], None] | None = None
+    task: Task, config: TrainConfig, folder: Path, *, on_step: Callable[[Progress], None] | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """Train until the steps or the minutes are over, or a signal asks to stop; goes on from the folder's checkpoint.
 
     Writes `checkpoint.safetensors`, `log.jsonl`, `curves.png` and `picture.png` there.
+
+    Args:
+        on_step: Told of every line of the log.
+        device: Where to compute; `cuda` is the rank's own card. A run may go on on another one, to rounding.
 
     Returns:
         The header of the last checkpoint: step, samples' settings, provenance.
@@ -110,7 +120,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with join() as (rank, world), _asked_to_stop() as stop:
-        run = _Run(task, config, folder, rank, world, on_step)
+        run = _Run(task, config, folder, rank, world, on_step, own_device(device))
         run.start()
         run.train(stop)
         return run.header()
@@ -119,13 +129,13 @@ def fit(
 class _Run:
     def __init__(
         self, task: Task, config: TrainConfig, folder: Path, rank: int, world: int,
-        on_step: Callable[[Progress], None] | None,
+        on_step: Callable[[Progress], None] | None, device: torch.device,
     ) -> None:  # fmt: skip
         batch = int(task.config().get("settings", {}).get("batch", world))
         if batch % world:
             raise ConfigError(f"a batch of {batch} cannot be shared by {world} ranks; give a multiple of {world}")
         self.task, self.config, self.folder, self.rank, self.world = task, config, folder, rank, world
-        self.module, self.on_step = task.module, on_step
+        self.module, self.on_step, self.device = task.module.to(device), on_step, device
         self.optimizers = _optimizers(self.module, config)
         self.ema = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         self.step, self.seconds, self.bad, self.judged = 0, 0.0, 0, -1
@@ -168,7 +178,9 @@ class _Run:
     def _one_step(self) -> tuple[float, dict[str, float]]:
         config = self.config
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.rank)
-        loss, metrics = self.task.loss(self.module, self.task.batch(self.step, self.rank, self.world))
+        batch = on_device(self.task.batch(self.step, self.rank, self.world), self.device)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss, metrics = self.task.loss(self.module, batch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

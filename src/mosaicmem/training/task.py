@@ -13,8 +13,15 @@ from mosaicmem._shapes import Tensor
 class Task(Protocol):
     """A network, its data and its loss. Everything random in it is drawn from the step's seed."""
 
-    name: str
-    module: nn.Module
+    @property
+    def name(self) -> str:
+        """Short identity."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def batch(self, step: int, rank: int, world_size: int) -> Any:
         """The part of a step's batch that a rank computes: a pure function of its arguments and the task's seed.
@@ -36,5 +43,8 @@ class Task(Protocol):
         ...
 
     def config(self) -> dict[str, Any]:
-        """Settings, sizes and the data's identity, as JSON holds them; part of every checkpoint."""
+        """Settings, sizes and the data's identity, as JSON holds them; part of every checkpoint.
+
+        `settings.batch` is the number of samples a step, which the ranks share.
+        """
         ...

@@ -73,7 +73,7 @@ class VAETask:
         first, rest = [], []
         for clip in self._held_out:
             for start in range(0, len(clip) - 16, 32):
-                video = clip.frames(slice(start, start + 17))
+                video = clip.frames(slice(start, start + 17)).to(module.mean)
                 coded = _decoded(module, video).clamp(-1, 1)
                 error = ((coded - video) / 2).square().mean((1, 2, 3))
                 psnr = (-10 * error.clamp(min=1e-6).log10()).tolist()
@@ -97,10 +97,10 @@ class VAETask:
         assert isinstance(module, VideoVAE)
         rows: list[Tensor] = []
         for clip in self._held_out[:4]:
-            video = clip.frames(slice(0, 17))
+            video = clip.frames(slice(0, 17)).to(module.mean)
             pick = [0, 1, 4, 8]
             rows += [torch.cat(list(video[pick]), -1), torch.cat(list(_decoded(module, video).clamp(-1, 1)[pick]), -1)]
-        return ((torch.cat(rows, -2) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        return ((torch.cat(rows, -2) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
 
     def _start(self) -> None:
         rng = np.random.default_rng(self.settings.seed)
@@ -140,7 +140,7 @@ class VAETask:
         n, side = len(frames), frames.shape[-1]
         scale = 0.75 + 0.35 * torch.rand(n, 1, 1, 1)
         shift = (torch.rand(n, 1, 1, 2) - 0.5) * 2 * (1.1 - scale).clamp(min=0.05)
-        theta = torch.cat([torch.eye(2).expand(n, 2, 2) * scale[:, 0], shift[:, 0].transpose(1, 2)], -1)
+        theta = torch.cat([torch.eye(2).expand(n, 2, 2) * scale[:, 0], shift[:, 0].transpose(1, 2)], -1).to(latents)
         out = (n, 1, side, side)
         fine = F.affine_grid(theta, list(out), align_corners=False)
         coarse = F.affine_grid(theta, [n, 1, side // 8, side // 8], align_corners=False)

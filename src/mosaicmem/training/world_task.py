@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mosaicmem.models.vae import VAE
 from mosaicmem.models.world_model import WorldNetwork, window_cameras
 from mosaicmem.ops.prope import TokenCameras
 from mosaicmem.training.cache import STEP, Clip
+from mosaicmem.training.distributed import on_device
 
 LATENT_VERSION = "latents-1"
 
@@ -204,7 +205,7 @@ class WorldTask:
             for name in errors:
                 batch = self._collate(samples, memory=name == "with")
                 one = torch.ones(len(samples))
-                clean = WorldBatch(batch.latents, one, batch.noise, batch.words, batch.memory, batch.cameras)
+                clean = on_device(replace(batch, sigma=one), module.gain.device)
                 errors[name].append(self.loss(module, clean)[1]["x0_error_high"])
         return {f"held_out_{k}_memory": float(np.mean(v)) for k, v in errors.items()}
 

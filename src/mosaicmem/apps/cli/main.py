@@ -31,6 +31,7 @@ COMMANDS = {
     "export-ply": "a memory as a coloured point cloud",
     "convert": "a trajectory from one format to another",
     "lint": "check a trajectory file for the mistakes people make",
+    "train": "train the networks of a model from nothing: data, vae, depth, encode, world, export",
     "bench": "time every stage, with warm-up and percentiles",
     "show-config": "all settings as loadable TOML or JSON",
 }
@@ -103,7 +104,10 @@ def _run(argv: list[str], console: Console) -> int:
         hint = f"; did you mean {near[0]}?" if near else f"; commands are {', '.join(COMMANDS)}"
         raise ConfigError(f"unknown command {name!r}{hint}")
     module = importlib.import_module(f"mosaicmem.apps.cli.{name.replace('-', '_')}")
-    parsed = _parse(name, module, argv[1:])
+    rest = argv[1:]
+    if hasattr(module, "part"):  # a command of several parts, such as `train vae`
+        name, module, rest = module.part(rest)
+    parsed = _parse(name, module, rest)
     if isinstance(parsed, int):
         return parsed
     args, config = parsed
@@ -128,8 +132,9 @@ def _parse(name: str, module: Any, argv: list[str]) -> tuple[Any, Any] | int:
 
     wants_help = "-h" in argv or "--help" in argv
     file, assignments = _settings_options(argv)
-    base = Config() if wants_help else build(Config, file, assignments)
-    shared = {f.name for f in fields(Config)} & {f.name for f in fields(module.Args)}
+    settings = getattr(module, "SETTINGS", Config)
+    base = settings() if wants_help else build(settings, file, assignments)
+    shared = {f.name for f in fields(settings)} & {f.name for f in fields(module.Args)}
     default = _template(module.Args, {key: getattr(base, key) for key in shared})
     description = f"{module.__doc__.strip()}\n\nExample:\n  {module.EXAMPLE}"
     complaint = io.StringIO()
@@ -147,7 +152,7 @@ def _parse(name: str, module: Any, argv: list[str]) -> tuple[Any, Any] | int:
         if not error.code:
             return 0
         raise ConfigError(_plain(complaint.getvalue()) or f"bad usage; see mosaicmem {name} --help") from None
-    config = type(base)(**{f.name: getattr(args if f.name in shared else base, f.name) for f in fields(Config)})
+    config = type(base)(**{f.name: getattr(args if f.name in shared else base, f.name) for f in fields(settings)})
     return args, config
 
 

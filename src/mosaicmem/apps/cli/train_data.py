@@ -1,0 +1,107 @@
+"""Make clips to train on: procedural episodes rendered ahead, or a folder of posed videos with --videos.
+
+Episodes go to the user's cache (or $MOSAICMEM_CACHE, or --out); what is there is not rendered again, so the command may
+be stopped and repeated. Held-out episodes go into held-out/ beside them; their seeds are refused for training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from mosaicmem.apps.cli.console import Result
+from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.session import Session
+from mosaicmem.depth.estimator import DepthEstimator
+from mosaicmem.errors import ConfigError
+from mosaicmem.training.cache import HELD_FOLDER, ClipCache, default_cache, render_ahead, render_held_out, write_clip
+from mosaicmem.training.posed_video import PosedVideoConfig, entries, read_posed_video
+
+EXAMPLE = "mosaicmem train data --seeds 0:2000 --processes 2"
+
+
+@dataclass(kw_only=True)
+class Args(Common):
+    """Arguments of `train data`."""
+
+    seeds: str = "0:200"
+    """Episodes to render, as first:end."""
+    held_out: int = 6
+    """Clips that are never trained on: held-out episodes, or the last videos."""
+    processes: int = 1
+    """Processes that render."""
+    videos: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of posed videos: each a folder with video or images, trajectory, perhaps depth/ and caption.txt."""
+    depth: str = "shipped"
+    """Estimates depth where a video has none: shipped, or the file of a trained depth network."""
+    posed: PosedVideoConfig = field(default_factory=PosedVideoConfig)
+
+
+def run(args: Args, session: Session) -> Result:
+    """Render or convert what is missing."""
+    size = args.posed.size
+    if args.held_out < 0 or args.processes < 1:
+        raise ConfigError(f"--held-out {args.held_out}, --processes {args.processes}: expected from 0, and from 1")
+    if args.videos is not None:
+        if args.out is None:
+            raise ConfigError("train data --videos needs --out PATH: the folder of clips")
+        return _report(_convert(args, args.videos, args.out, session), args.out, session)
+    first, end = _range(args.seeds)
+    folder = args.out or default_cache(size)
+    with session.console.progress("rendering", end - first + args.held_out) as tick, session.stage("render"):
+        done = 0
+        for _ in _both(folder, range(first, end), args.held_out, size, args.processes):
+            done += 1
+            tick()
+    return _report(done, folder, session)
+
+
+def _both(folder: Path, seeds: range, held: int, size: int, processes: int) -> Iterator[int]:
+    yield from render_held_out(folder, held, size=size)
+    yield from render_ahead(folder, seeds, size=size, processes=processes)
+
+
+def _convert(args: Args, videos: Path, folder: Path, session: Session) -> int:
+    found = entries(videos)
+    if args.held_out >= len(found):
+        raise ConfigError(f"--held-out {args.held_out} of {len(found)} videos leaves none to train on")
+    estimator: DepthEstimator | None = None
+    done = 0
+    with session.console.progress("reading", len(found)) as tick, session.stage("read"):
+        for i, path in enumerate(found):
+            target = folder / HELD_FOLDER if i >= len(found) - args.held_out else folder
+            target.mkdir(parents=True, exist_ok=True)
+            estimator = estimator or _estimator(args.depth)
+            for clip in read_posed_video(path, args.posed, estimator):
+                write_clip(target / f"{clip.name}.safetensors", clip)
+                done += 1
+            tick()
+    return done
+
+
+def _estimator(name: str) -> DepthEstimator | None:
+    """The depth network of that name; None if the shipped one is absent, which matters only where depth is missing."""
+    from mosaicmem.models.checkpoint import load_depth
+    from mosaicmem.models.presets import shipped
+
+    if name != "shipped":
+        return load_depth(Path(name))
+    return load_depth(shipped("depth")) if shipped("depth").is_file() else None
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, colon, end = text.partition(":")
+    if not colon or not first.isdecimal() or not end.isdecimal() or int(first) >= int(end):
+        raise ConfigError(f"--seeds {text!r}: expected first:end, for example 0:2000")
+    return int(first), int(end)
+
+
+def _report(done: int, folder: Path, session: Session) -> Result:
+    session.note, session.wrote = "clips to train on", folder
+    cache, held = ClipCache(folder), ClipCache(folder / HELD_FOLDER)
+    data = {"done": done, "clips": len(cache.names()), "held_out": len(held.names()), "folder": str(folder)}
+    return Result(data, [f"{data['clips']} clips and {data['held_out']} held-out ones in {folder}"])

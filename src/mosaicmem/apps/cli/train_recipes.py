@@ -1,0 +1,72 @@
+"""Settings of trainings as the command line offers them: those of the library, with the sizes of a laptop's model.
+
+Every field is an option but the seeds, which `--seed` sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import Suppress
+
+from mosaicmem.models.depth_net import DepthNetConfig
+from mosaicmem.models.transformer import TransformerConfig
+from mosaicmem.models.video_vae import VideoVAEConfig
+from mosaicmem.training.depth_task import DepthTaskConfig
+from mosaicmem.training.loop import TrainConfig
+from mosaicmem.training.vae_task import VAETaskConfig
+from mosaicmem.training.world_task import WorldTaskConfig
+
+
+@dataclass(frozen=True)
+class VAEModel(VideoVAEConfig):
+    channels: int = 24
+
+
+@dataclass(frozen=True)
+class VAETask(VAETaskConfig):
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class VAELoop(TrainConfig):
+    steps: int = 8000
+    lr: float = 2e-3
+    ema: float = 0.998
+    evaluate_every: int = 400
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class DepthModel(DepthNetConfig):
+    pass
+
+
+@dataclass(frozen=True)
+class DepthTask(DepthTaskConfig):
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class DepthLoop(TrainConfig):
+    steps: int = 6000
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class WorldModel(TransformerConfig):
+    in_channels: int = 24
+    out_channels: int = 24
+
+
+@dataclass(frozen=True)
+class WorldTask(WorldTaskConfig):
+    seed: Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class WorldLoop(TrainConfig):
+    steps: int = 30_000
+    optimizer: Literal["adamw", "muon"] = "muon"
+    seed: Suppress[int] = 0

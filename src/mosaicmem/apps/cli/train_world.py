@@ -1,0 +1,75 @@
+"""Train the video model with memory on the latents that `train encode` made.
+
+Memory of every sample is built from the rest of its clip by the code that generation uses. Writes into --out and goes
+on from there: checkpoint.safetensors, log.jsonl, curves.png, run.json. Ctrl-C saves first. --overwrite begins anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from tyro.conf import arg
+
+from mosaicmem.apps.cli import train_recipes as recipes
+from mosaicmem.apps.cli.config import Config
+from mosaicmem.apps.cli.console import Result
+from mosaicmem.apps.cli.session import Session
+from mosaicmem.apps.cli.train_fit import FitArgs, loop_of, run_fit, seeded
+from mosaicmem.errors import InputError
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.training.cache import HELD_FOLDER, STEP
+from mosaicmem.training.encode import encoded_clips, read_gain
+from mosaicmem.training.world_task import WorldTask, read_latents
+
+EXAMPLE = "mosaicmem train world --latents latents --minutes 300 --out runs/world"
+
+
+@dataclass(frozen=True)
+class Settings(Config):
+    """Everything that a settings file may hold for this command."""
+
+    model: recipes.WorldModel = field(default_factory=recipes.WorldModel)
+    task: recipes.WorldTask = field(default_factory=recipes.WorldTask)
+    loop: recipes.WorldLoop = field(default_factory=recipes.WorldLoop)
+
+
+SETTINGS = Settings
+
+
+@dataclass(kw_only=True)
+class Args(FitArgs):
+    """Arguments of `train world`."""
+
+    latents: Path
+    """Folder that `train encode` wrote."""
+    clips: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """Train on the first so many clips."""
+    words: int = 48
+    """Words of a prompt that are read."""
+    model: recipes.WorldModel = field(default_factory=recipes.WorldModel)
+    task: recipes.WorldTask = field(default_factory=recipes.WorldTask)
+    loop: recipes.WorldLoop = field(default_factory=recipes.WorldLoop)
+
+
+def run(args: Args, session: Session) -> Result:
+    """Train."""
+    loop, settings = loop_of(args, args.loop, args.seed), seeded(args.task, args.seed)
+
+    def make() -> WorldTask:
+        paths = encoded_clips(args.latents)[: args.clips]
+        held = encoded_clips(args.latents / HELD_FOLDER)
+        if not paths or not held:
+            what = "encoded clips" if not paths else f"{HELD_FOLDER}/ clips"
+            raise InputError(f"{args.latents}: no {what}; make them with `mosaicmem train encode`")
+        first = read_latents(paths[0])
+        stride = first.cameras.width // first.image.shape[-1]
+        grid = TokenGrid(first.cameras.width, first.cameras.height, stride, args.model.patch_size[1], STEP)
+        torch.manual_seed(args.seed)
+        task = WorldTask(paths, held, args.model, grid, settings, words=args.words)
+        task.module.gain.copy_(read_gain(args.latents))
+        return task
+
+    return run_fit(args, session, make, loop)
