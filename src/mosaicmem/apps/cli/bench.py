@@ -1,14 +1,23 @@
 """Time every stage of the memory on a procedural room: warm-up first, then percentiles over all frames and iterations.
 
 Figures are milliseconds a frame on this machine; --baseline compares them with the report.json of an earlier run.
+
+What a model is worth, instead of how fast memory is, say the other benchmarks; each has its own --help:
+
+  bench memory    does it know a place again: every part of the model against the model without it
+  bench walk      does a walk of 480 frames come home
+  bench prompts   does it do what it is told
 """
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -30,6 +39,7 @@ from mosaicmem.models.synthetic import push_pull
 EXAMPLE = "mosaicmem bench --num-frames 8 --iterations 2"
 
 STAGES = ("encode", "lift", "insert", "retrieve", "canvas", "tokens", "fill", "decode")
+PARTS = ("memory", "walk", "prompts")
 T = TypeVar("T")
 
 
@@ -53,6 +63,21 @@ class Args(Common):
     """report.json of an earlier run to compare with."""
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
+
+
+def part(argv: list[str]) -> tuple[str, ModuleType, list[str]]:
+    """The benchmark that a command line names first, by default that of the stages: its name, module and options.
+
+    Raises:
+        ConfigError: if the first word is none; the message says which are.
+    """
+    if argv and argv[0] in PARTS:
+        return f"bench {argv[0]}", importlib.import_module(f"mosaicmem.apps.cli.bench_{argv[0]}"), argv[1:]
+    if argv and argv[0] != "stages" and not argv[0].startswith("-"):
+        near = difflib.get_close_matches(argv[0], PARTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are stages, {', '.join(PARTS)}"
+        raise ConfigError(f"bench {argv[0]!r}: no such benchmark; {hint}")
+    return "bench", importlib.import_module(__name__), argv[1:] if argv[:1] == ["stages"] else argv
 
 
 def run(args: Args, session: Session) -> Result:
