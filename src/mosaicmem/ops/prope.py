@@ -265,16 +265,8 @@ def camera_map(
     wide = torch.promote_types(x.dtype, M.dtype)
     y, M = x.to(wide), M.to(wide)
     batch, heads, length, width = x.shape
-    if x.device.type == "cpu" and sum(map(len, cameras.runs)) * _SHORT_RUN <= batch * length:
-        blocks = _block_diagonal(M.mT, members)
-        tokens = y.transpose(1, 2)
-        parts = [
-            (tokens[b, start:stop].reshape(-1, blocks.shape[-1]) @ blocks[b, row]).view(stop - start, heads, width)
-            for b, runs in enumerate(cameras.runs)
-            for row, start, stop in runs
-        ]
-        if parts:
-            return torch.cat(parts).view(batch, length, heads, width).transpose(1, 2).to(x.dtype)
+    if x.device.type == "cpu" and length and sum(map(len, cameras.runs)) * _SHORT_RUN <= batch * length:
+        return _map_runs(y.transpose(1, 2), _block_diagonal(M.mT, members), cameras).transpose(1, 2).to(x.dtype)
     m = torch.take_along_dim(M, cameras.row[:, :, None, None, None], 1)
     y = y.reshape(batch, heads, length, -1, M.shape[2], 4, members)
     return torch.einsum("blsij,bhlgsjr->bhlgsir", m, y).reshape(x.shape).to(x.dtype)
@@ -305,6 +297,30 @@ def _encode(
         return apply_rope(x, *rope), camera_map(x, cameras, M, layout)
     half = x.shape[-1] // 2
     return (torch.cat([camera_map(x[..., :half], cameras, M, layout), apply_rope(x[..., half:], *rope)], -1),)
+
+
+def _map_runs(tokens: Tensor, blocks: Tensor, cameras: TokenCameras) -> Float[Tensor, "b L heads width"]:
+    """One product per run of tokens with one camera; where all entries have the same runs, for all of them at once.
+
+    Runs are cut by `split`, whose gradient is one concatenation; that of a slice fills the whole tensor for every run.
+    """
+    batch, _, heads, width = tokens.shape
+    side = blocks.shape[-1]
+    if len(set(cameras.runs)) == 1:
+        runs = cameras.runs[0]
+        parts = tokens.split([stop - start for _, start, stop in runs], dim=1)
+        mapped = [
+            torch.bmm(part.reshape(batch, -1, side), blocks[:, row]).view(batch, -1, heads, width)
+            for part, (row, _, _) in zip(parts, runs, strict=True)
+        ]
+        return torch.cat(mapped, 1)
+    runs = [(b, row, stop - start) for b, entry in enumerate(cameras.runs) for row, start, stop in entry]
+    parts = tokens.flatten(0, 1).split([count for _, _, count in runs])
+    mapped = [
+        (part.reshape(-1, side) @ blocks[b, row]).view(count, heads, width)
+        for part, (b, row, count) in zip(parts, runs, strict=True)
+    ]
+    return torch.cat(mapped).view(tokens.shape)
 
 
 def _block_diagonal(M: Tensor, members: int) -> Tensor:
