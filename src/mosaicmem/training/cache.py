@@ -13,9 +13,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mosaicmem._shapes import Float, Tensor, UInt8
@@ -83,7 +84,7 @@ class ClipCache:
         """Read a clip.
 
         Raises:
-            InputError: if it is not there or not a clip of this version.
+            InputError: if it is not there, broken, or of another version.
         """
         return self._read(self.path(name))
 
@@ -102,16 +103,33 @@ def write_clip(path: Path, clip: Clip) -> None:
 
 
 def read_clip(path: Path) -> Clip:
-    """Read a clip that `write_clip` wrote."""
+    """Read a clip that `write_clip` wrote.
+
+    Raises:
+        InputError: if it is not there, broken, or of another version.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such clip; render it with `mosaicmem train data`")
-    with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
-        words = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
-        if words.get("version") != VERSION:
-            raise InputError(f"{path}: is no clip of version {VERSION}; render it again")
-        rgb, depth = file.get_tensor("rgb"), file.get_tensor("depth").float()
-        cameras = Cameras(file.get_tensor("viewmats"), file.get_tensor("Ks"), rgb.shape[-1], rgb.shape[-2])
+    words, tensors = read_tensors(path, VERSION)
+    rgb, depth = tensors["rgb"], tensors["depth"].float()
+    cameras = Cameras(tensors["viewmats"], tensors["Ks"], rgb.shape[-1], rgb.shape[-2])
     return Clip(path.stem, rgb, depth, cameras, words["caption"], words["event"], int(words["event_frame"]))
+
+
+def read_tensors(path: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Words and tensors of a safetensors file of ours.
+
+    Raises:
+        InputError: if it is broken, such as one that was copied by half, or of another version.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
+            words = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
+            if words.get("version") == wanted:
+                return words, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it and make it again") from error
+    raise InputError(f"{path}: is not of version {wanted}; delete it and make it again")
 
 
 def render_clip(seed: int, size: int = 128) -> Clip:

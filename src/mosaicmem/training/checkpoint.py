@@ -39,16 +39,20 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, module: nn.Module, ema: dict[str, Tensor], optimizers: list[Optimizer], header: dict[str, Any]
+    path: Path, module: nn.Module, ema: dict[str, Tensor], optimizers: list[Optimizer], header: dict[str, Any],
+    defaults: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring everything back to where `save_checkpoint` left it; the header that was written.
+
+    Args:
+        defaults: Settings of the loop that an older file may lack, as it was then: the default.
 
     Raises:
         InputError: if the file is no checkpoint.
         ConfigError: if it was made with other settings than `header`; the message names them.
     """
     found, tensors = _read(path)
-    differing = _differences(found, header)
+    differing = _differences({**found, "loop": {**(defaults or {}), **found.get("loop", {})}}, header)
     if differing:
         raise ConfigError(
             f"{path}: was made with other settings ({'; '.join(differing)}); give the same ones, or another folder"

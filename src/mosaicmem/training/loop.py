@@ -149,7 +149,8 @@ class _Run:
     def start(self) -> None:
         """Go on from the checkpoint, or begin."""
         if self.checkpoint.is_file():
-            found = load_checkpoint(self.checkpoint, self.module, self.ema, self.optimizers, self.header())
+            defaults = asdict(TrainConfig())
+            found = load_checkpoint(self.checkpoint, self.module, self.ema, self.optimizers, self.header(), defaults)
             self.step, self.seconds = int(found["step"]), float(found["seconds"])
         if not self.rank:  # of a run that died before its first checkpoint nothing is kept
             _cut_log(self.folder / "log.jsonl", self.step)

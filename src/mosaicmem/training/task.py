@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from mosaicmem._shapes import Tensor
 
 
+@runtime_checkable
 class Task(Protocol):
     """A network, its data and its loss. Everything random in it is drawn from the step's seed."""
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -31,7 +30,7 @@ from mosaicmem.models.transformer import MemoryBatch, TransformerConfig
 from mosaicmem.models.vae import VAE
 from mosaicmem.models.world_model import WorldNetwork, window_cameras
 from mosaicmem.ops.prope import TokenCameras
-from mosaicmem.training.cache import STEP, Clip
+from mosaicmem.training.cache import STEP, Clip, read_tensors
 from mosaicmem.training.distributed import on_device
 
 LATENT_VERSION = "latents-1"
@@ -94,12 +93,9 @@ def read_latents(path: Path) -> LatentClip:
     """Read what `write_latents` wrote; clips read last stay in memory (2 MB each)."""
     if not path.is_file():
         raise InputError(f"{path}: no such encoded clip")
-    with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
-        words = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
-        if words.get("version") != LATENT_VERSION:
-            raise InputError(f"{path}: is no encoded clip of version {LATENT_VERSION}")
-        floats = {k: file.get_tensor(k).float() for k in ("image", "echo", "groups", "depth")}
-        cameras = Cameras(file.get_tensor("viewmats"), file.get_tensor("Ks"), words["width"], words["height"])
+    words, tensors = read_tensors(path, LATENT_VERSION)
+    floats = {k: tensors[k].float() for k in ("image", "echo", "groups", "depth")}
+    cameras = Cameras(tensors["viewmats"], tensors["Ks"], words["width"], words["height"])
     return LatentClip(**floats, cameras=cameras, **{k: words[k] for k in ("caption", "event", "event_frame")})
 
 
@@ -287,8 +283,8 @@ class WorldTask:
 
 
 def channel_weights(gain: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
-    """Weights of mean 1 that grow with the root of what a channel does to pixels."""
-    weight = gain.clamp(min=1e-8).sqrt()
+    """Weights of mean 1, in proportion to what a channel does to pixels: halfway between latents and pixels."""
+    weight = gain.clamp(min=1e-4)
     return weight / weight.mean()
 
 

@@ -56,12 +56,16 @@ class DepthLoop(TrainConfig):
 
 @dataclass(frozen=True)
 class WorldModel(TransformerConfig):
+    num_attention_heads: int = 4
+    attention_head_dim: int = 64
     in_channels: int = 24
     out_channels: int = 24
+    prediction: Literal["velocity", "x0"] = "x0"
 
 
 @dataclass(frozen=True)
 class WorldTask(WorldTaskConfig):
+    shift: float = 3.0
     seed: Suppress[int] = 0
 
 
@@ -69,4 +73,9 @@ class WorldTask(WorldTaskConfig):
 class WorldLoop(TrainConfig):
     steps: int = 30_000
     optimizer: Literal["adamw", "muon"] = "muon"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    warmup: int = 150
+    decay: float = 0.3
+    ema: float = 0.998
+    evaluate_every: int = 250
     seed: Suppress[int] = 0

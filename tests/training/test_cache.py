@@ -1,0 +1,118 @@
+"""Clips on disk: what was written is read, half a file is refused, held-out seeds are never trained on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.training.clips import make_clip
+
+from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.training import cache as cache_module
+from mosaicmem.training.cache import (
+    HELD_FOLDER,
+    ClipCache,
+    default_cache,
+    held_out,
+    read_clip,
+    render_ahead,
+    render_clip,
+    render_held_out,
+    write_clip,
+)
+from mosaicmem.worlds.episodes import HELD_OUT, make_episode
+
+
+def test_what_was_written_is_read(tmp_path):
+    clip = make_clip(3, event=21)
+    write_clip(tmp_path / "3.safetensors", clip)
+    read = ClipCache(tmp_path).load("3")
+    assert torch.equal(read.rgb, clip.rgb)
+    assert torch.equal(read.depth, clip.depth.half().float())
+    assert torch.equal(read.cameras.viewmats, clip.cameras.viewmats) and torch.equal(read.cameras.Ks, clip.cameras.Ks)
+    assert (read.cameras.width, read.cameras.height) == (32, 32)
+    assert (read.name, read.caption, read.event, read.event_frame) == ("3", clip.caption, clip.event, 21)
+    assert len(read) == len(clip)
+    frames = read.frames(slice(0, 2))
+    assert frames.min() >= -1 and frames.max() <= 1
+    assert torch.equal(((frames + 1) * 127.5).round().byte(), clip.rgb[:2])
+
+
+def test_half_a_file_another_file_and_no_file_are_refused(tmp_path):
+    path = tmp_path / "0.safetensors"
+    write_clip(path, make_clip())
+    content = path.read_bytes()
+    for broken in (content[: len(content) // 2], content[:4], b"", b"not a clip at all"):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=r"0\.safetensors: cannot be read"):
+            read_clip(path)
+    with pytest.raises(InputError, match="no such clip"):
+        read_clip(tmp_path / "1.safetensors")
+    path.write_bytes(content.replace(b"episodes-1", b"episodes-0"))
+    with pytest.raises(InputError, match="not of version episodes-1"):
+        read_clip(path)
+
+
+def test_a_killed_write_leaves_nothing_that_looks_like_a_clip(tmp_path, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", die)
+    monkeypatch.setattr("pathlib.Path.replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_clip(tmp_path / "0.safetensors", make_clip())
+    assert ClipCache(tmp_path).names() == []
+
+
+def test_names_are_in_numerical_order_and_clips_stay_in_memory(tmp_path):
+    for name in ("10", "9", "a"):
+        write_clip(tmp_path / f"{name}.safetensors", make_clip(frames=17))
+    cache = ClipCache(tmp_path, keep=1)
+    assert cache.names() == ["9", "10", "a"]
+    assert cache.load("9") is cache.load("9")
+    nothing_kept = ClipCache(tmp_path)
+    assert nothing_kept.load("9") is not nothing_kept.load("9")
+
+
+@pytest.mark.parametrize("seed", [HELD_OUT.start, HELD_OUT.stop - 1])
+def test_held_out_seeds_are_refused(tmp_path, seed):
+    with pytest.raises(ConfigError, match="held out"):
+        next(render_ahead(tmp_path / "clips", [0, seed]))
+    assert not (tmp_path / "clips").exists()
+
+
+def test_only_what_is_missing_is_rendered(tmp_path, monkeypatch):
+    rendered = []
+
+    def render(seed, size):
+        rendered.append(seed)
+        return make_clip(seed % 7, frames=17)
+
+    monkeypatch.setattr(cache_module, "render_clip", render)
+    assert sorted(render_ahead(tmp_path, range(3), size=32)) == [0, 1, 2]
+    assert sorted(render_ahead(tmp_path, range(1, 5), size=32)) == [1, 2, 3, 4]
+    assert rendered == [0, 1, 2, 3, 4]
+    with pytest.raises(InputError, match="no held-out clips"):
+        held_out(tmp_path)
+    assert list(render_held_out(tmp_path, 2, size=32)) == list(HELD_OUT[:2])
+    assert list(render_held_out(tmp_path, 2, size=32)) == list(HELD_OUT[:2])
+    assert rendered[5:] == list(HELD_OUT[:2])
+    assert [clip.name for clip in held_out(tmp_path)] == [str(seed) for seed in HELD_OUT[:2]]
+    assert ClipCache(tmp_path).names() == ["0", "1", "2", "3", "4"]
+    assert (tmp_path / HELD_FOLDER).is_dir()
+
+
+def test_a_rendered_clip_is_the_episode_of_its_seed():
+    clip, episode = render_clip(1, size=16), make_episode(1, size=16)
+    assert (clip.caption, len(clip)) == (episode.caption, len(episode))
+    shot = episode.film(slice(0, 5))
+    assert (clip.frames(slice(0, 5)) - shot.rgb).abs().max() <= 1 / 127.5
+    assert torch.equal(clip.depth[:2], shot.depth[[0, 4]])
+    assert len(clip.depth) == 1 + (len(clip) - 1) // 4
+    told = ("", len(clip)) if episode.event is None else (episode.event.text, episode.event.frame)
+    assert (clip.event, clip.event_frame) == told
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("MOSAICMEM_CACHE", str(tmp_path))
+    assert default_cache() == tmp_path / "mosaicmem" / "episodes-1-128"
+    assert default_cache(64) != default_cache()

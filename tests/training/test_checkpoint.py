@@ -1,0 +1,94 @@
+"""Checkpoints say what made them; what is exported is the mean of weights, and loads where models are loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tests.training.child import TOY
+from tests.training.clips import MICRO, ToyTask, world_task, write_world
+
+from mosaicmem.errors import InputError
+from mosaicmem.models.checkpoint import load_world, read_header
+from mosaicmem.training.checkpoint import FORMAT, copy_weights, export_weights, load_checkpoint
+from mosaicmem.training.loop import TrainConfig, fit
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    fit(world_task(write_world(folder / "data", 1)), TrainConfig(steps=2, seed=5), folder / "run")
+    return folder / "run"
+
+
+def header_of(path):
+    with safe_open(str(path), "pt") as file:
+        return json.loads(file.metadata()["mosaicmem"])
+
+
+def test_the_header_says_what_made_it(run):
+    header = header_of(run / "checkpoint.safetensors")
+    assert header["format"] == FORMAT
+    assert header["step"] == 2 and header["seconds"] > 0
+    assert header["loop"] == asdict(TrainConfig(steps=2, seed=5))
+    assert header["task"]["task"] == "world"
+    assert header["task"]["model"] == json.loads(json.dumps(MICRO.to_dict()))
+    assert header["task"]["settings"]["no_memory"] == 0.12
+    assert header["task"]["data"] == {"clips": 1, "first": "0", "last": "0"}
+    assert header["provenance"]["torch"] == torch.__version__
+    assert set(header["provenance"]) >= {"mosaicmem", "torch", "python"}
+
+
+def test_what_is_exported_is_the_mean_and_loads_as_a_model(run, tmp_path):
+    file = export_weights(run, tmp_path / "world.safetensors", extra={"name": "micro"})
+    assert export_weights(run / "checkpoint.safetensors", tmp_path / "b.safetensors", half=False).is_file()
+    kept, exported = load_file(run / "checkpoint.safetensors"), load_file(file)
+    assert exported.keys() == {k.removeprefix("ema.") for k in kept if k.startswith("ema.")}
+    for name, value in exported.items():
+        assert value.dtype == torch.float16
+        assert torch.equal(value, kept[f"ema.{name}"].half()), name
+    assert any(not torch.equal(kept[f"ema.{n}"].half(), kept[f"weights.{n}"].half()) for n in exported)
+    assert read_header(file)["task"] == header_of(run / "checkpoint.safetensors")["task"]
+    model = load_world(file)
+    assert model.name == "micro" and model.network.config == MICRO
+    copied = copy_weights(file, tmp_path / "deep" / "copy.safetensors", {"name": "other"})
+    assert load_world(copied).name == "other"
+    assert torch.equal(load_file(copied)["gain"], exported["gain"])
+
+
+def test_what_is_no_checkpoint_is_refused(run, tmp_path):
+    half = tmp_path / "half.safetensors"
+    content = (run / "checkpoint.safetensors").read_bytes()
+    half.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="no checkpoint"):
+        export_weights(half, tmp_path / "out.safetensors")
+    exported = export_weights(run, tmp_path / "weights.safetensors")
+    with pytest.raises(InputError, match="no averaged weights"):
+        export_weights(exported, tmp_path / "again.safetensors")
+    other = tmp_path / "other.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, other)
+    with pytest.raises(InputError, match=FORMAT):
+        load_checkpoint(other, ToyTask().module, {}, [], {})
+    assert not (tmp_path / "out.safetensors").exists() and not (tmp_path / "again.safetensors").exists()
+
+
+def test_a_killed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    fit(ToyTask(), TOY, tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.replace", die)
+    monkeypatch.setattr("os.replace", die)
+    from dataclasses import replace
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(ToyTask(), replace(TOY, steps=41), tmp_path)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
