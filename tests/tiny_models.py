@@ -20,6 +20,13 @@ CHANNELS = 4
 def write_tiny_model(folder: Path, *, channels: int = CHANNELS, spread: float = 0.15) -> Path:
     """`vae`, `depth` and `world.safetensors` in a new folder; no weight is zero, so that everything matters."""
     folder.mkdir(parents=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _write_all(folder, channels, spread)
+    return folder
+
+
+def _write_all(folder: Path, channels: int, spread: float) -> None:
     vae = VideoVAE(VideoVAEConfig(CHANNELS, (8, 8), (8, 8), blocks=1))
     sizes = TransformerConfig(
         num_attention_heads=2, attention_head_dim=32, in_channels=channels, out_channels=channels, text_dim=16,
@@ -27,17 +34,18 @@ def write_tiny_model(folder: Path, *, channels: int = CHANNELS, spread: float = 
     )  # fmt: skip
     depth = DepthNet(DepthNetConfig((8, 8, 24), attention=1))
     world = WorldNetwork(sizes, words=24)
-    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for network in (vae, depth, world):
             for p in network.parameters():
-                p += spread * torch.randn(p.shape, generator=generator)
-        # most pixels have depth
+                # pixels must not be clipped
+                p += (spread / 3 if network is vae else spread) * torch.randn(p.shape)
+        # a bent wall some three metres away, without sky, believed more here than there
         assert depth.head.bias is not None
-        depth.head.bias[32:] -= 3
+        depth.head.weight *= 0.1
+        depth.head.bias *= 0.1
+        depth.head.bias[32:] -= 5
     for name, network, words in (("vae", vae, None), ("depth", depth, None), ("world", world, 24)):
         _write(folder / f"{name}.safetensors", name, network, words)
-    return folder
 
 
 def _write(path: Path, name: str, network: nn.Module, words: int | None) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.tiny_models import write_tiny_model
 
 from mosaicmem.apps.cli.main import main
 from mosaicmem.apps.cli.views import to_u8
@@ -90,6 +91,12 @@ def memory(recording: Path) -> Path:
 def path(recording: Path) -> Path:
     """The trajectory of the recording."""
     return recording / "trajectory.json"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete model of random weights."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def everything_in(folder: Path) -> set[str]:

@@ -66,7 +66,7 @@ def test_a_bad_trajectory_is_rejected_by_every_command(run, memory, path, tmp_pa
     ran = run(
         *{
             "recall": ("recall", memory, "-t", bad, "--out", out),
-            "generate": ("generate", "--memory", memory, "-t", bad, "--out", out),
+            "generate": ("generate", "--memory", memory, "-t", bad, "--out", out, "--model", "synthetic"),
             "inspect": ("inspect", bad),
             "visualize": ("visualize", bad, "--out", out),
             "convert": ("convert", bad, "--out", out.with_suffix(".tum"), "--to", "tum"),
@@ -89,7 +89,7 @@ def test_one_pose_and_duplicate_poses_are_fine(run, memory, tmp_path, poses):
     still.write_text(hub(first, poses))
     for argv in [
         ("recall", memory, "-t", still, "--out", tmp_path / "a"),
-        ("generate", "--memory", memory, "-t", still, "--out", tmp_path / "b"),
+        ("generate", "--memory", memory, "-t", still, "--out", tmp_path / "b", "--model", "synthetic"),
         ("inspect", still),
         ("visualize", still, "--out", tmp_path / "c"),
         ("inspect", memory, "-t", still, "--coverage"),
@@ -236,7 +236,7 @@ def test_start_images_and_depth_must_fit(run, small, path, tmp_path):
     image, out = small / "image/00000.png", tmp_path / "out"
 
     def start(image, depth):
-        return run("generate", "--image", image, "--depth", depth, "-t", path, "--out", out)
+        return run("generate", "--image", image, "--depth", depth, "-t", path, "--out", out, "--model", "synthetic")
 
     np.save(tmp_path / "other.npy", np.ones((5, 6)))
     np.save(tmp_path / "none.npy", np.zeros((SIZE[1], SIZE[0])))

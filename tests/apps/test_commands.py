@@ -16,6 +16,7 @@ from mosaicmem.io.trajectories import read_trajectory
 from mosaicmem.io.video import read_video
 
 LIVING_ROOM_SIZE = "80x56"
+SYNTHETIC = ("--model", "synthetic")
 
 
 def test_remember_then_recall_writes_the_video_the_track_and_the_report(run, recording, memory, path, tmp_path):
@@ -100,7 +101,9 @@ def test_a_pretrained_vae_is_plugged_in_by_path_and_labelled_real(run, recording
 
 def test_x06_demo_is_synthetic_complete_and_better_with_memory(run, tmp_path):
     out = tmp_path / "demo"
-    ran = run("demo", "--num-frames", 13, "--width", 32, "--height", 32, "--out", out, "--set", "video.panel=32")
+    ran = run(
+        "demo", "--num-frames", 13, "--width", 32, "--height", 32, "--out", out, "--set", "video.panel=32", *SYNTHETIC
+    )
     assert ran.code == 0, ran.err
     assert ran.out.startswith("[synthetic] demo")
     wanted = {
@@ -123,7 +126,7 @@ def test_x06_demo_is_synthetic_complete_and_better_with_memory(run, tmp_path):
 
 
 def test_t12_demo_repeats_to_the_bit(run, tmp_path):
-    small = ("demo", "--num-frames", 7, "--width", 32, "--height", 32, "--set", "video.panel=32", "-q")
+    small = ("demo", "--num-frames", 7, "--width", 32, "--height", 32, "--set", "video.panel=32", "-q", *SYNTHETIC)
     for name in ("a", "b"):
         assert run(*small, "--out", tmp_path / name).code == 0
     files = sorted(everything_in(tmp_path / "a") - {"run.json", "memory"})
@@ -136,7 +139,7 @@ def test_x01_n_poses_give_exactly_n_frames(run, memory, path, tmp_path, form, wr
     out = tmp_path / "walk"
     ran = run(
         "generate", "--memory", memory, "-t", path, "--window-size", 4, "--format", form, "--out", out, "--json",
-        "--prompt", "a room",
+        "--prompt", "a room", "--model", "synthetic",
     )  # fmt: skip
     assert ran.code == 0, ran.err
     assert len(ran.json["frames"]) == ran.json["poses"] == FRAMES
@@ -153,29 +156,39 @@ def test_x01_n_poses_give_exactly_n_frames(run, memory, path, tmp_path, form, wr
 def test_generate_starts_from_an_image_and_keeps_it_as_the_first_frame(run, recording, path, tmp_path):
     image, depth = recording / "image" / "00000.png", recording / "depth" / "00000.png"
     ran = run(
-        "generate", "--image", image, "--depth", depth, "-t", path, "--format", "png", "--out", tmp_path / "w", "--json"
-    )
+        "generate", "--image", image, "--depth", depth, "-t", path, "--format", "png", "--out", tmp_path / "w",
+        "--json", *SYNTHETIC,
+    )  # fmt: skip
     assert ran.code == 0, ran.err
     assert np.array_equal(read_image(tmp_path / "w" / "frames" / "frame_000000.png"), read_image(image))
     assert ran.json["frames"][1]["coverage"] > 0.3
-    from_scene = run("generate", "--scene", 3, "-t", path, "--size", "32x32", "--out", tmp_path / "s", "--json")
+    from_scene = run(
+        "generate", "--scene", 3, "-t", path, "--size", "32x32", "--out", tmp_path / "s", "--json", *SYNTHETIC
+    )
     assert from_scene.json["poses"] == FRAMES
 
 
 def test_generate_says_what_a_start_needs(run, recording, memory, path, tmp_path):
     image = recording / "image" / "00000.png"
-    out = ("-t", path, "--out", tmp_path / "w")
+    out = ("--out", tmp_path / "w", *SYNTHETIC)
     for more, text in [
-        ((), "nothing to start from"),
-        (("--image", image), "no depth estimator"),
-        (("--depth", image), "--depth is the depth of --image"),
-        (("--scene", 1, "--memory", memory), "leave --memory and --image out"),
-        (("--memory", memory, "--size", "16x16"), "leave --size out"),
+        (("-t", path), "nothing to start from"),
+        (("-t", path, "--image", image), "a start image needs its depth"),
+        (("-t", path, "--depth", image), "--depth is the depth of --image"),
+        (("-t", path, "--scene", 1, "--memory", memory), "leave --memory and --image out"),
+        (("-t", path, "--memory", memory, "--size", "16x16"), "leave --size out"),
+        (("--memory", memory), "--trajectory FILE is missing"),
+        (("--scene", 1), "--trajectory FILE is missing"),
+        (("-t", path, "--memory", memory, "--event", "3"), "expected FRAME:TEXT"),
+        (("-t", path, "--memory", memory, "--event", "-3:x"), "expected FRAME:TEXT"),
+        (("-t", path, "--memory", memory, "--event", "3:"), "expected FRAME:TEXT"),
+        (("-t", path, "--memory", memory, "--event", "9:the light goes out"), "expected 0 to 8"),
+        (("-t", path, "--memory", memory, "--event", "3:x", "--event", "3:y"), "one a frame"),
     ]:
         ran = run("generate", *out, *more)
-        assert ran.code == 2
+        assert ran.code == 2, ran.err
         assert text in ran.err
-    assert run("generate", *out, "--memory", memory, "--model", tmp_path / "none").code == 4
+    assert run("generate", *out, "-t", path, "--memory", memory, "--model", tmp_path / "none").code == 4
     assert not (tmp_path / "w").exists()
 
 

@@ -14,6 +14,7 @@ from mosaicmem.io.files import read_image
 from mosaicmem.io.video import read_video
 
 RECALL, REMEMBER, GENERATE, DEMO = "recall", "remember", "generate", "demo"
+WALK, FILM = "generate --model", "demo --model"  # of a trained model
 
 # field: the command whose result it changes, another value, and settings under which it matters
 VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
@@ -40,13 +41,25 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
     "video.panel": (RECALL, 96, ()),
     "video.sheet_rows": (RECALL, 2, ()),
     "generation.window_size": (GENERATE, 3, ("--without-memory",)),
-    "generation.alignment": (GENERATE, "rope", ()),
+    "generation.alignment": (WALK, "rope", ()),
+    "generation.write_every": (WALK, 0, ()),
+    "generation.min_novel": (WALK, 0.9, ()),
+    "generation.only_novel": (WALK, True, ()),
+    "generation.min_confidence": (WALK, 1.0, ()),
+    "generation.anchor_noise": (WALK, 0.1, ()),
+    "sampling.steps": (WALK, 2, ()),
+    "sampling.guidance": (WALK, 2.0, ()),
+    "sampling.shift": (WALK, 1.0, ()),
+    "sampling.method": (WALK, "euler", ()),
+    "sampling.use_cameras": (WALK, False, ()),
     "seed": (DEMO, 1, ()),
     "demo.num_frames": (DEMO, 7, ()),
     "demo.width": (DEMO, 24, ()),
     "demo.height": (DEMO, 24, ()),
     "demo.remember_every": (DEMO, 1, ()),
     "demo.sway": (DEMO, 0.0, ()),
+    "demo.world": (FILM, 900_001, ()),
+    "demo.path": (FILM, "turn", ()),
 }
 ELSEWHERE = {
     "threads",  # below
@@ -96,7 +109,7 @@ def fingerprint(folder):
 
 
 @pytest.mark.parametrize("name", VARIED)
-def test_t6_every_field_changes_a_result(run, monkeypatch, recording, memory, path, tmp_path, results, name):
+def test_t6_every_field_changes_a_result(run, monkeypatch, recording, memory, path, tiny, tmp_path, results, name):
     command, other, base = VARIED[name]
     for module, drawing in DRAWINGS:
         monkeypatch.setattr(f"mosaicmem.apps.cli.{module}.{drawing}", lambda *_: np.zeros((2, 2, 3), np.uint8))
@@ -108,12 +121,21 @@ def test_t6_every_field_changes_a_result(run, monkeypatch, recording, memory, pa
             argv = {
                 RECALL: (memory, "-t", path, "--frames", "1::3", "--compare", recording),
                 REMEMBER: (recording, "--frames", "0:6:2"),
-                GENERATE: ("--memory", memory, "-t", path),
-                DEMO: (),
+                GENERATE: ("--memory", memory, "-t", path, "--model", "synthetic"),
+                WALK: (tiny, "--image", recording / "image" / "00000.png", "-t", path, "--size", "48x32"),
+                DEMO: ("--model", "synthetic"),
+                FILM: (tiny,),
             }[command]
-            quick = ("demo.num_frames=5", "demo.width=16", "demo.height=16", "video.panel=16", *settings)
+            size, frames = (32, 17) if command == FILM else (16, 5)
+            quick = (
+                f"demo.num_frames={frames}",
+                f"demo.width={size}",
+                f"demo.height={size}",
+                "video.panel=16",
+                *settings,
+            )
             words = [word for text in quick for word in ((text,) if text.startswith("--") else ("--set", text))]
-            ran = run(command, *argv, *words, "--out", out, "-q")
+            ran = run(*command.split(), *argv, *words, "--out", out, "-q")
             assert ran.code == 0, ran.err
             results[key] = fingerprint(out)
         return results[key]

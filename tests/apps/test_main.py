@@ -101,7 +101,7 @@ def test_l72_every_command_prints_its_back_end(run, memory, path, recording, tmp
     for argv in [
         ("remember", recording, "--out", tmp_path / "a"),
         ("recall", memory, "-t", path, "--out", tmp_path / "b"),
-        ("generate", "--memory", memory, "-t", path, "--out", tmp_path / "c"),
+        ("generate", "--memory", memory, "-t", path, "--out", tmp_path / "c", "--model", "synthetic"),
         ("inspect", memory),
         ("inspect", path),
         ("visualize", memory),
@@ -123,7 +123,7 @@ def test_nothing_is_overwritten_without_being_asked(run, memory, path, recording
         [
             ("remember", recording),
             ("recall", memory, "-t", path, "--frames", "0"),
-            ("generate", "--memory", memory, "-t", path, "--frames", "0,1"),
+            ("generate", "--memory", memory, "-t", path, "--frames", "0,1", "--model", "synthetic"),
             ("visualize", path),
             ("splice", path, path),
             ("export-ply", memory),
@@ -132,7 +132,7 @@ def test_nothing_is_overwritten_without_being_asked(run, memory, path, recording
             ("inspect", path),
             ("show-config",),
             ("bench", "--num-frames", 1, "--iterations", 1, "--width", 16, "--height", 16),
-            ("demo", "--num-frames", 5, "--width", 16, "--height", 16),
+            ("demo", "--num-frames", 5, "--width", 16, "--height", 16, "--model", "synthetic"),
         ]
     ):
         out = tmp_path / f"out{n}"
@@ -191,7 +191,8 @@ def test_whatever_stops_a_run_leaves_nothing_behind(run, monkeypatch, memory, pa
 def test_a_signal_ends_a_real_run_cleanly(tmp_path):
     """Interrupted: 130; terminated: 143; both in the middle of the work, with nothing left behind."""
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143}
-    argv = [sys.executable, "-m", "mosaicmem", "demo", "--num-frames", "4001", "--out", str(tmp_path / "out")]
+    argv = [sys.executable, "-m", "mosaicmem", "demo", "--model", "synthetic", "--num-frames", "4001"]
+    argv += ["--out", str(tmp_path / "out")]
     processes = {sent: subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) for sent in expected}
     time.sleep(6)  # well inside the rendering, which takes minutes
     for sent, process in processes.items():

@@ -22,7 +22,7 @@ from mosaicmem.models.generator import WindowRequest
 from mosaicmem.models.presets import shipped
 from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
 from mosaicmem.models.world_model import SamplingConfig
-from tiny_models import write_tiny_model
+from tests.tiny_models import write_tiny_model
 
 W = H = 48
 PROMPT = "a room with a sofa."

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.generation.keyframes import KeyframeConfig
@@ -11,6 +14,7 @@ from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import LiftingConfig
 from mosaicmem.memory.retrieval import RetrievalConfig
 from mosaicmem.models.conditioning import Alignment
+from mosaicmem.models.world_model import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -71,19 +75,55 @@ class GenerationConfig:
     Attributes:
         window_size: Frames of a window, its first one (the last frame before it) included.
         alignment: How memory tokens are read: `rope`, `latent` or `mixture`.
+        write_every: Remember the last frame of every so many latents; 0 remembers nothing that is generated.
+        min_novel: Remember a frame if memory did not show more than this share of it.
+        only_novel: Of a frame, remember only what memory did not show.
+        min_confidence: Remember no pixel whose depth is believed less than this.
+        anchor_noise: Spread of noise on the last frame's latent, against drift; trained models know up to 0.15.
     """
 
     window_size: int = 17
     alignment: Alignment = "mixture"
+    write_every: int = 1
+    min_novel: float = 0.0
+    only_novel: bool = False
+    min_confidence: float = 0.0
+    anchor_noise: float = 0.0
 
     def __post_init__(self) -> None:
         refuse(
             (not 2 <= self.window_size <= 10_000, f"window_size = {self.window_size}: expected 2 to 10000 frames"),
+            (not 0 <= self.write_every <= 10_000, f"write_every = {self.write_every}: expected 0 to 10000 latents"),
+            (not 0 <= self.min_novel < 1, f"min_novel = {self.min_novel}: expected 0 up to, not including, 1"),
+            (not 0 <= self.min_confidence <= 1, f"min_confidence = {self.min_confidence}: expected 0 to 1"),
+            (not 0 <= self.anchor_noise <= 1, f"anchor_noise = {self.anchor_noise}: expected 0 to 1"),
         )
 
     def rollout(self, retrieval: RetrievalConfig, lifting: LiftingConfig) -> RolloutConfig:
         """The generator's own settings."""
-        return RolloutConfig(self.alignment, retrieval, KeyframeConfig(lifting=lifting), show_mosaic=False)
+        keyframes = KeyframeConfig(
+            interval=self.write_every,
+            min_novel=self.min_novel,
+            only_novel=self.only_novel,
+            min_confidence=self.min_confidence,
+            lifting=lifting,
+        )
+        return RolloutConfig(self.alignment, retrieval, keyframes, self.anchor_noise, show_mosaic=False)
+
+
+@dataclass(frozen=True)
+class Sampling(SamplingConfig):
+    """How a trained generator samples.
+
+    Attributes:
+        steps: Evaluations a window.
+        guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it at twice the cost.
+        shift: More of the steps at high noise for values above 1.
+        method: `euler` or `multistep`.
+        use_cameras: Whether attention carries cameras (PRoPE).
+    """
+
+    use_cameras: Annotated[bool, arg(name="cameras")] = True
 
 
 @dataclass(frozen=True)
@@ -95,13 +135,17 @@ class DemoConfig:
         width: Image width, pixels.
         height: Image height, pixels.
         remember_every: Frames of the way out between two that are remembered.
-        sway: How far the way back strays from the way out, metres; less where something stands in the way.
+        world: Seed of the world that a trained model walks through; one that no model was trained on by default.
+        path: Its way: away on the spot and back (`turn`), or some steps and back (`walk`).
+        sway: How far the compositor's way back strays from the way out, metres; less where something stands in the way.
     """
 
     num_frames: int = 97
     width: int = 128
     height: int = 128
     remember_every: int = 4
+    world: int = 900_000
+    path: Literal["turn", "walk"] = "walk"
     sway: float = 0.25
 
     def __post_init__(self) -> None:
@@ -110,6 +154,7 @@ class DemoConfig:
             (not 16 <= self.width <= 4096, f"width = {self.width}: expected 16 to 4096 pixels"),
             (not 16 <= self.height <= 4096, f"height = {self.height}: expected 16 to 4096 pixels"),
             (not 1 <= self.remember_every <= 10_000, f"remember_every = {self.remember_every}: expected 1 to 10000"),
+            (not 0 <= self.world < 2**63, f"world = {self.world}: expected 0 to 2^63 - 1"),
             (not 0 <= self.sway <= 2, f"sway = {self.sway}: expected 0 to 2 metres"),
         )
 
@@ -130,6 +175,7 @@ class Config:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    sampling: Sampling = field(default_factory=Sampling)
     demo: DemoConfig = field(default_factory=DemoConfig)
 
     def __post_init__(self) -> None:

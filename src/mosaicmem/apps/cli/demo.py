@@ -1,11 +1,13 @@
 """Walk out and back through a procedural world. The way out is seen and remembered; the way back is generated twice,
 from memory and from the last frame alone, and both are compared with what is really there.
 
-Everything is synthetic and labelled so: the world is rendered, its depth is exact, and the generator has no weights (it
-shows what memory or the last frame shows from the new viewpoint and fills holes smoothly).
+The model `rooms` comes with the package. It is given frames and cameras of a world that it was not trained on, and
+nothing else: depth is estimated, things move, and what nobody saw is invented. With `--model synthetic` nothing is
+learned: depth is exact, and the generator shows what memory or the last frame shows from the new viewpoint and fills
+holes smoothly.
 
-Writes: video.mp4 (truth, with memory, without, mosaic), contact_sheet.png, coverage.png, map.png, scene.ply,
-trajectory.json, memory/, report.json, run.json.
+Writes: video.mp4 (with memory and without, what memory alone shows, the truth), contact_sheet.png, coverage.png,
+map.png, scene.ply, trajectory.json, memory/, report.json, run.json.
 """
 
 from __future__ import annotations
@@ -17,54 +19,49 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
-from mosaicmem._shapes import Float, Tensor
-from mosaicmem.apps.cli.backends import open_vae
-from mosaicmem.apps.cli.config import DemoConfig, GenerationConfig
+from mosaicmem.apps.cli.backends import open_models, sized, vae_home
+from mosaicmem.apps.cli.config import DemoConfig, GenerationConfig, Sampling
 from mosaicmem.apps.cli.console import Result, table
+from mosaicmem.apps.cli.demo_worlds import Walk, film_world, render_room
 from mosaicmem.apps.cli.export_ply import store_points
 from mosaicmem.apps.cli.memory_folder import describe_memory, save_memory
 from mosaicmem.apps.cli.options import Common
-from mosaicmem.apps.cli.pictures import BLUE, ORANGE, Chart, Panel, Picture, Series, charts, moments, row, sheet
+from mosaicmem.apps.cli.pictures import BLUE, ORANGE, Chart, Panel, Picture, Series, block, charts, moments, row, sheet
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.views import View, memory_views, to_float, to_u8
 from mosaicmem.apps.cli.visualize import memory_map
 from mosaicmem.evaluation.metrics import psnr, ssim
 from mosaicmem.evaluation.revisit import copy_last
-from mosaicmem.generation.backend import Models
+from mosaicmem.generation.backend import ROOMS, SYNTHETIC, Models
 from mosaicmem.generation.rollout import rollout
 from mosaicmem.generation.state import RolloutState, observe, start
 from mosaicmem.geometry.cameras import Cameras
-from mosaicmem.geometry.se3 import axis_angle
-from mosaicmem.geometry.trajectories import resample
 from mosaicmem.io.files import write_image, write_json
 from mosaicmem.io.ply import write_ply
 from mosaicmem.io.trajectories import Trajectory, write_trajectory
 from mosaicmem.io.video import write_video
 from mosaicmem.memory.lifting import LiftingConfig
 from mosaicmem.memory.retrieval import RetrievalConfig
-from mosaicmem.models.synthetic import Compositor
 from mosaicmem.models.vae import VAE
-from mosaicmem.worlds import Scene, make_scene
 
-EXAMPLE = "mosaicmem demo --num-frames 33 --width 64 --height 64 --out demo_output"
-
-_YAW_PER_METRE = 0.5  # radians the view turns aside for each metre of sway
-_SHARE_OF_LEG = 0.8  # of the way to the far wall: beyond, the picture is all wall
-_CLEARANCE = 0.15  # metres kept from everything while swaying
+EXAMPLE = "mosaicmem demo --num-frames 33 --out demo_output"
 
 
 @dataclass(kw_only=True)
 class Args(Common):
     """Arguments of `demo`."""
 
+    model: Annotated[str, arg(metavar="rooms|synthetic|DIR")] = ROOMS
+    """Generator."""
     demo: Annotated[DemoConfig, OmitArgPrefixes] = field(default_factory=DemoConfig)
-    vae: Path | None = None
-    """Weights of a pretrained VAE; without, pixels are kept as they are."""
+    vae: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Weights of a pretrained VAE, for `synthetic`; without, pixels are kept as they are."""
     open: bool = False
     """Show the video when done."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    sampling: Sampling = field(default_factory=Sampling)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
 
@@ -80,14 +77,12 @@ class Return:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """Everything that happened: `seen` frames on the way out, the rest of `truth` is the way back."""
+class Outcome:
+    """Everything that happened."""
 
+    walk: Walk
     ways: dict[bool, Return]  # with memory, without
     alone: list[View]  # what memory of the way out shows
-    truth: Float[Tensor, "n 3 H W"]
-    path: Cameras
-    seen: int
     vae: VAE
 
 
@@ -95,34 +90,31 @@ def run(args: Args, session: Session) -> Result:
     """Walk, remember, walk back, compare, write."""
     config = session.config
     session.check_out(default="demo_output")
-    vae = open_vae(args.vae, session)
-    session.note = f"procedural world {config.seed}, exact depth, compositor without weights, {vae.name} VAE"
-    grid = config.grid.grid(config.demo.width, config.demo.height, vae.stride, vae.temporal)
-    models = {flag: Models(vae, Compositor(flag), patch=grid.patch) for flag in (True, False)}
-    scene = make_scene(config.seed, movers=False)
-    out, back = out_and_back(scene, config.demo, config.seed)
-    total = len(out) + len(back)
-    with session.console.progress("walking", 2 * total + len(back)) as tick:
-        with session.stage("render"):
-            path = Cameras.cat([out, back]).to(dtype=torch.float32)
-            parts = []
-            for camera in path:
-                parts.append(scene.render(camera))
-                tick()
-            rgb, depth = torch.cat([p.rgb for p in parts]), torch.cat([p.depth for p in parts])
+    demo, learned = config.demo, args.model != SYNTHETIC
+    models = {
+        flag: sized(open_models(args.model, session, vae=args.vae, use_memory=flag), session, demo.width, demo.height)
+        for flag in (False, True)
+    }
+    models[True].grid(demo.width, demo.height)  # says which sizes fit
+    with session.stage("render"):
+        walk = film_world(demo) if learned else render_room(demo, config.seed)
+    session.note = f"{walk.source}, {'' if learned else 'exact depth, '}{session.note}"
+    back = walk.path[walk.seen :]
+    with session.console.progress("walking", len(walk) + len(back)) as tick:
         with session.stage("remember"):
-            state = _remember(models[True], rgb, depth, out, session)
-            tick(len(out))
+            state = _remember(models[True], walk, session)
+            tick(walk.seen)
         ways = {}
         for flag in (True, False):
             with session.stage("generate_with_memory" if flag else "generate_without_memory"):
                 ways[flag] = _walk_back(models[flag], state, back, session, tick)
         with session.stage("recall"):
-            alone = list(memory_views(state.store, back, grid, vae, config.retrieval))
-    walk = Walk(ways, alone, rgb, Cameras.cat([out, back]), len(out), vae)
-    report = _report(walk)
+            alone = list(memory_views(state.store, back, state.grid, models[True].vae, config.retrieval))
+    outcome = Outcome(walk, ways, alone, models[True].vae)
+    with session.stage("compare"):
+        report = _report(outcome, demo.remember_every)
     with session.folder(default="demo_output") as folder, session.stage("write"):
-        _write(folder, report, walk, session)
+        _write(folder, report, outcome, session, vae_home(args.model, args.vae))
     if args.open:
         import webbrowser
 
@@ -130,46 +122,24 @@ def run(args: Args, session: Session) -> Result:
     return Result(report, _text(report, session))
 
 
-def out_and_back(scene: Scene, demo: DemoConfig, seed: int) -> tuple[Cameras, Cameras]:
-    """The way out, through the doorway to the far end, and a way back that ends where it all began.
-
-    Going back the camera faces as it did on the way out (it walks backwards), but strays sideways by up to
-    `demo.sway` and turns a little, so that no pose but the last repeats one of the way out.
-    """
-    walk = scene.walk(seed, 8 * demo.num_frames, "there_and_back", width=demo.width, height=demo.height)
-    steps = walk.centers.diff(dim=0).norm(dim=-1)
-    standing = (steps < 1e-6).nonzero()
-    leg = walk[: int(standing[0]) + 1] if len(standing) else walk
-    count = (demo.num_frames + 1) // 2
-    out = resample(leg[: max(2, round(_SHARE_OF_LEG * len(leg)))], frames=count)
-    mirrored = resample(out[list(range(count - 1, -1, -1))], frames=demo.num_frames - count + 1)[1:]
-    sway = demo.sway
-    while sway > 0.01:
-        back = _swayed(mirrored, sway)
-        if bool(scene.is_free(back.centers, margin=_CLEARANCE).all()):
-            return out, back
-        sway /= 2
-    return out, mirrored
-
-
-def _swayed(path: Cameras, sway: float) -> Cameras:
-    phase = torch.linspace(0, 1, len(path) + 1, dtype=path.viewmats.dtype)[1:]
-    aside = sway * torch.sin(2 * torch.pi * phase) * torch.sin(torch.pi * phase)
-    turn = axis_angle(path.up, _YAW_PER_METRE * aside)
-    c2w = path.c2w
-    c2w[:, :3, 3] += aside[:, None] * path.right
-    c2w[:, :3, :3] = turn @ c2w[:, :3, :3]
-    return Cameras.from_c2w(c2w, path.Ks, path.width, path.height)
-
-
-def _remember(models: Models, rgb: Tensor, depth: Tensor, out: Cameras, session: Session) -> RolloutState:
+def _remember(models: Models, walk: Walk, session: Session) -> RolloutState:
     """The way out, observed: every few frames enter memory, and the first and the last."""
     config = session.config
-    lifting, fps = config.lifting, config.video.fps
-    state = start(models, rgb[0], out[0], depth[0], seed=config.seed, fps=fps, lifting=lifting)
-    n = len(out)
+    lifting, n = config.lifting, walk.seen
+    depth = walk.depth if walk.exact else None
+    state = start(
+        models,
+        walk.rgb[0],
+        walk.path[0],
+        None if depth is None else depth[0],
+        seed=config.seed,
+        prompt=walk.caption,
+        fps=config.video.fps,
+        lifting=lifting,
+    )
     every = config.demo.remember_every
-    return observe(models, state, rgb[1:n], out[1:], depth[1:n], every=every, lifting=lifting)
+    seen = None if depth is None else depth[1:n]
+    return observe(models, state, walk.rgb[1:n], walk.path[1:n], seen, every=every, lifting=lifting)
 
 
 def _walk_back(models: Models, state: RolloutState, back: Cameras, session: Session, tick: Any) -> Return:
@@ -187,85 +157,109 @@ def _walk_back(models: Models, state: RolloutState, back: Cameras, session: Sess
     return Return(np.concatenate(frames), np.concatenate(coverage), tokens, state)
 
 
-def _report(walk: Walk) -> dict[str, Any]:
-    truth, seen = walk.truth[walk.seen :], walk.seen
+def _report(outcome: Outcome, every: int) -> dict[str, Any]:
+    walk, seen = outcome.walk, outcome.walk.seen
+    truth, mask = walk.rgb[seen:], walk.seen_before(every)
     rows = {
-        "with_memory": torch.stack([to_float(f) for f in walk.ways[True].frames]),
-        "without_memory": torch.stack([to_float(f) for f in walk.ways[False].frames]),
-        "copy_last": copy_last(walk.truth[seen - 1], len(truth)),
+        "with_memory": torch.stack([to_float(f) for f in outcome.ways[True].frames]),
+        "without_memory": torch.stack([to_float(f) for f in outcome.ways[False].frames]),
+        "copy_last": copy_last(walk.rgb[seen - 1], len(truth)),
     }
     large_enough = min(truth.shape[-2:]) >= 11  # the window of SSIM
     values = {name: psnr(frames, truth).tolist() for name, frames in rows.items()}
+    on_seen = {name: psnr(frames, truth, mask).tolist() for name, frames in rows.items()}
     quarter = max(1, len(truth) // 4)
     mean = {
         name: {
             "psnr": float(np.mean(values[name])),
+            "psnr_seen": _mean(on_seen[name]),
             "psnr_last_quarter": float(np.mean(values[name][-quarter:])),
             "ssim": float(ssim(frames, truth).mean()) if large_enough else None,
         }
         for name, frames in rows.items()
     }
-    shares = {name: walk.ways[flag].coverage for name, flag in (("with_memory", True), ("without_memory", False))}
-    store = walk.ways[True].state.store
+    shares = {name: outcome.ways[flag].coverage for name, flag in (("with_memory", True), ("without_memory", False))}
+    state = outcome.ways[True].state
+    both = [mean[name]["psnr_seen"] for name in ("with_memory", "without_memory")]
     return {
+        "world": walk.source,
+        "prompt": state.prompt,
         "mean": mean,
         "gain_db": mean["with_memory"]["psnr"] - mean["without_memory"]["psnr"],
+        "gain_seen_db": None if None in both else both[0] - both[1],
+        "seen": float(mask.float().mean()),
         "coverage": {name: float(share.mean()) for name, share in shares.items()},
-        "memory": {"keyframes": len(store), "patches": store.num_patches, "tokens": walk.ways[True].tokens},
+        "memory": {
+            "keyframes": len(state.store),
+            "patches": state.store.num_patches,
+            "tokens": outcome.ways[True].tokens,
+        },
         "frames": [
             {
                 "frame": seen + i,
+                "seen": float(mask[i].float().mean()),
                 "coverage": float(shares["with_memory"][i]),
                 "coverage_without": float(shares["without_memory"][i]),
                 **{f"psnr_{name}": values[name][i] for name in rows},
+                **{f"psnr_seen_{name}": _finite(on_seen[name][i]) for name in rows},
             }
             for i in range(len(truth))
         ],
     }
 
 
-def _write(folder: Path, report: dict[str, Any], walk: Walk, session: Session) -> None:
-    video, config = session.config.video, session.config
-    total, label = len(walk.path), f"[{session.backend}]"
-    clip = np.stack(
-        [row(_panels(walk, i), f"{label}   {_caption(walk, report, i)}", video.panel) for i in range(total)]
-    )
-    write_video(folder / "video.mp4", clip, video.fps)
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _mean(values: list[float]) -> float | None:
+    """Of the frames in which anything had been seen."""
+    finite = [v for v in values if np.isfinite(v)]
+    return float(np.mean(finite)) if finite else None
+
+
+def _write(folder: Path, report: dict[str, Any], outcome: Outcome, session: Session, vae_path: Path | None) -> None:
+    video, walk = session.config.video, outcome.walk
+    total, label = len(walk), f"[{session.backend}]"
+    frames = []
+    for i in range(total):
+        text = f"{label}   {_caption(walk, report, i)}"
+        if walk.exact:
+            frames.append(row(_panels(outcome, i), text, video.panel))
+        else:
+            truth, with_memory, without, alone = _panels(outcome, i)
+            frames.append(block([[with_memory, without], [alone, truth]], text, video.panel))
+    write_video(folder / "video.mp4", np.stack(frames), video.fps)
     back = total - walk.seen
     shown = [walk.seen + i for i in moments(back, video.sheet_rows)]
-    rows = [(_caption(walk, report, i, "\n"), _panels(walk, i)) for i in shown]
-    title = f"{label} The way back, from memory and without: {report['gain_db']:+.1f} dB"
+    rows = [(_caption(walk, report, i, "\n"), _panels(outcome, i)) for i in shown]
+    title = f"{label} The way back, from memory and without: {_gain(report)}"
     write_image(folder / "contact_sheet.png", sheet(rows, title, video.panel, "striped: nothing remembered there"))
     write_image(folder / "coverage.png", _chart(report, session))
-    final = walk.ways[True].state
-    write_image(folder / "map.png", memory_map(final.store, walk.vae, walk.path, "m", f"{label} The walk from above"))
-    write_ply(folder / "scene.ply", *store_points(final.store, walk.vae, 0.05))
+    final = outcome.ways[True].state
+    title = f"{label} The walk from above"
+    write_image(folder / "map.png", memory_map(final.store, outcome.vae, walk.path, "m", title))
+    write_ply(folder / "scene.ply", *store_points(final.store, outcome.vae, 0.05))
     write_trajectory(Trajectory.from_cameras(walk.path, fps=video.fps, metric=True), folder / "trajectory.json")
     (folder / "memory").mkdir()
-    meta = describe_memory(
-        final.store,
-        final.grid,
-        walk.path.Ks[0],
-        walk.vae.name,
-        getattr(session.args, "vae", None),
-        f"procedural world, seed {config.seed}",
-        True,
-    )
+    vae = outcome.vae.name
+    meta = describe_memory(final.store, final.grid, walk.path.Ks[0], vae, vae_path, walk.source, True)
     save_memory(folder / "memory", final.store, meta)
     write_json(folder / "report.json", report)
 
 
-def _panels(walk: Walk, i: int) -> list[Panel]:
-    truth = to_u8(walk.truth[i])
+def _panels(outcome: Outcome, i: int) -> list[Panel]:
+    walk = outcome.walk
+    truth = to_u8(walk.rgb[i])
     if i < walk.seen:
         blank = np.full_like(truth, 245)
         return [Panel("truth", truth), *(Panel(t, blank) for t in ("with memory", "without memory", "memory alone"))]
     k = i - walk.seen
     return [
         Panel("truth", truth),
-        Panel("with memory", walk.ways[True].frames[k]),
-        Panel("without memory", walk.ways[False].frames[k]),
-        Panel("memory alone", to_u8(walk.alone[k].frame), ~walk.alone[k].good.numpy()),
+        Panel("with memory", outcome.ways[True].frames[k]),
+        Panel("without memory", outcome.ways[False].frames[k]),
+        Panel("memory alone", to_u8(outcome.alone[k].frame), ~outcome.alone[k].good.numpy()),
     ]
 
 
@@ -275,6 +269,11 @@ def _caption(walk: Walk, report: dict[str, Any], i: int, join: str = "   ") -> s
     found = report["frames"][i - walk.seen]
     known = f"{found['psnr_with_memory']:.1f} dB with"
     return join.join([f"frame {i}, way back", known, f"{found['psnr_without_memory']:.1f} dB without"])
+
+
+def _gain(report: dict[str, Any]) -> str:
+    gain = report["gain_seen_db"]
+    return f"{report['gain_db']:+.1f} dB" + ("" if gain is None else f", {gain:+.1f} dB on what had been seen")
 
 
 def _chart(report: dict[str, Any], session: Session) -> Picture:
@@ -294,7 +293,7 @@ def _chart(report: dict[str, Any], session: Session) -> Picture:
         Chart("share of the view that is known", coverage, 0, 100, " %"),
         Chart("PSNR against the truth", fidelity, float(low), float(high), " dB"),
     ]
-    return charts(plots, x, "frame", f"[{session.backend}] The way back: {report['gain_db']:+.1f} dB by memory")
+    return charts(plots, x, "frame", f"[{session.backend}] The way back: {_gain(report)} by memory")
 
 
 def _text(report: dict[str, Any], session: Session) -> list[str]:
@@ -305,13 +304,17 @@ def _text(report: dict[str, Any], session: Session) -> list[str]:
         cover = report["coverage"].get(key)
         cells = [
             "-" if v is None else f"{v:{spec}}"
-            for v, spec in ((m["psnr"], ".2f"), (m["psnr_last_quarter"], ".2f"), (m["ssim"], ".3f"))
+            for v, spec in (
+                (m["psnr"], ".2f"),
+                (m["psnr_seen"], ".2f"),
+                (m["psnr_last_quarter"], ".2f"),
+                (m["ssim"], ".3f"),
+            )
         ]
         rows.append([name, *cells, "-" if cover is None else f"{100 * cover:.1f}"])
     seconds = sum(session.timings.values())
     memory = report["memory"]
     return [
-        *table(["the way back", "PSNR dB", "last quarter", "SSIM", "known %"], rows),
-        f"memory gains {report['gain_db']:+.2f} dB; {memory['patches']:,} patches of {memory['keyframes']} frames; "
-        f"{seconds:.1f} s",
+        *table(["the way back", "PSNR dB", "on seen", "last quarter", "SSIM", "known %"], rows),
+        f"memory gains {_gain(report)}; {memory['patches']:,} patches of {memory['keyframes']} frames; {seconds:.1f} s",
     ]

@@ -12,6 +12,7 @@ from mosaicmem._shapes import Float, Tensor
 from mosaicmem.apps.cli.backends import open_vae
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.generation.backend import ROOMS
 from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
@@ -30,7 +31,7 @@ class MemoryMeta:
     Attributes:
         width, height, stride, patch, temporal: The token grid the memory was made for.
         vae: Name of the autoencoder its latents belong to.
-        vae_path: Folder of its weights, or None where it has none.
+        vae_path: Folder of its weights, `rooms` for those that come with the package, or None where it has none.
         intrinsics: fx, fy, cx, cy in pixels of the first remembered frame.
         source: Where the frames came from.
         frames: Indices of the remembered frames in the source.
@@ -82,7 +83,7 @@ def describe_memory(
         grid.patch,
         grid.temporal,
         vae,
-        None if vae_path is None else str(vae_path.resolve()),
+        None if vae_path is None else str(vae_path if str(vae_path) == ROOMS else vae_path.resolve()),
         (float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])),
         source[:4000],
         [group.keyframe.frame for group in store],

@@ -70,6 +70,17 @@ def row(panels: Sequence[Panel], caption: str, height: int) -> Picture:
     return np.array(canvas)
 
 
+def block(rows: Sequence[Sequence[Panel]], caption: str, height: int) -> Picture:
+    """Rows of panels under each other, each under its titles, one caption below; width and height are even."""
+    parts = [row(panels, "", height) for panels in rows]
+    parts = [part[: -24 - part.shape[0] % 2] for part in parts]  # their captions' room
+    body = np.concatenate(parts)
+    canvas = Image.new("RGB", (body.shape[1], body.shape[0] + 24 + body.shape[0] % 2), PAPER)
+    canvas.paste(Image.fromarray(body), (0, 0))
+    ImageDraw.Draw(canvas).text((GAP, canvas.height - 12), caption, FAINT, font(13), anchor="lm")
+    return np.array(canvas)
+
+
 def sheet(rows: Sequence[tuple[str, Sequence[Panel]]], title: str, height: int, legend: str = "") -> Picture:
     """A contact sheet: one row a moment, one column a panel, labels at the left, titles once at the top."""
     pictures = [[enlarge(panel, height) for panel in panels] for _, panels in rows]
