@@ -27,7 +27,9 @@ class Scores:
     Attributes:
         values: One number a measure, NaN where it does not apply.
         counts: Frames asked for their pose, those that do not show their place, and those that cannot tell.
-        motion, arrived: Of things that move: over all pixels concerned, and over those where they are now.
+        motion: Of things that move, over pixels where they are and where they would be had time stopped.
+        places: The same wherever they ever were, except where they would be had time stopped: whether they are shown
+            where they are now and nowhere else. What vanished scores 0 here, and what is smeared over its past little.
         features: `[k 64]` of crops that hold what was never seen.
         seconds: A frame, by stage.
     """
@@ -35,7 +37,7 @@ class Scores:
     values: dict[str, float]
     counts: dict[str, int]
     motion: MotionScore
-    arrived: MotionScore
+    places: MotionScore
     features: Float[Tensor, "k 64"]
     seconds: dict[str, float]
 
@@ -56,13 +58,13 @@ def judge(
     """
     values = fidelity(frames, trial, trial.seen, "") | fidelity(frames, trial, trial.unseen, "unseen_")
     pose, counts = _pose(frames, trial, pose_frames)
-    motion = arrived = MotionScore()
+    motion = places = MotionScore()
     if trial.motion is not None:
         shown, truth = frames[list(trial.judged)], trial.motion
         motion = motion_score(shown, truth.truth, truth.mask, truth.static)
-        arrived = motion_score(shown, truth.truth, truth.arrived & ~truth.left, truth.static)
+        places = motion_score(shown, truth.truth, trial.swept & ~truth.left, truth.static)
     each = {stage: spent / len(frames) for stage, spent in (seconds or {}).items()}
-    return Scores(values | pose, counts, motion, arrived, unseen_features(frames, trial, features), each)
+    return Scores(values | pose, counts, motion, places, unseen_features(frames, trial, features), each)
 
 
 def fidelity(

@@ -160,9 +160,11 @@ def _row(results: Sequence[WorldResult], row: str) -> dict[str, Any]:
     scores = [result.rows[row] for result in results]
     for name in ("pose_frames", "pose_failures", "pose_unobservable"):
         out[name] = sum(score.counts[name] for score in scores)
-    motion, intervals["motion_share"] = _motion([score.motion for score in scores])
-    arrived, intervals["motion_arrived"] = _motion([score.arrived for score in scores])
-    out |= motion | {"motion_arrived": arrived["motion_share"]}
+    for name, (part, statistic) in MOTION.items():
+        parts = [getattr(score, part) for score in scores]
+        out[name], low, high = _bootstrap(partial(statistic, parts), len(parts))
+        worlds = sum(one.true_energy > 0 for one in parts)
+        intervals[name] = {"low": low, "high": high, "worlds": worlds, "missing": len(parts) - worlds}
     out["frechet_random"] = _frechet(results, row)
     stages = dict.fromkeys(stage for score in scores for stage in score.seconds)
     seconds = {stage: float(np.mean([score.seconds.get(stage, 0.0) for score in scores])) for stage in stages}
@@ -178,14 +180,10 @@ def _difference(results: Sequence[WorldResult], row: str) -> dict[str, Any]:
     for measure in METRICS:
         found = paired_interval(values_of(results, "full", measure), values_of(results, row, measure))
         out[measure] = {"mean": found.mean, **_ends(found), "tied": found.contains_zero}
-    for name, part in (("motion_share", "motion"), ("motion_arrived", "arrived")):
-        ours = [getattr(result.rows["full"], part) for result in results]
-        theirs = [getattr(result.rows[row], part) for result in results]
-
-        def gain(drawn: Tensor, ours: Any = ours, theirs: Any = theirs) -> Tensor:
-            return _share(ours, drawn) - _share(theirs, drawn)
-
-        mean, low, high = _bootstrap(gain, len(results))
+    for name, (part, statistic) in MOTION.items():
+        ours = partial(statistic, [getattr(result.rows["full"], part) for result in results])
+        theirs = partial(statistic, [getattr(result.rows[row], part) for result in results])
+        mean, low, high = _bootstrap(lambda drawn, a=ours, b=theirs: a(drawn) - b(drawn), len(results))
         out[name] = {"mean": mean, "low": low, "high": high, "tied": not (low > 0 or high < 0)}
     return out
 
@@ -194,19 +192,24 @@ def _ends(interval: Interval) -> dict[str, float | int]:
     return {"low": interval.low, "high": interval.high, "worlds": interval.count, "missing": interval.missing}
 
 
-def _motion(scores: Sequence[MotionScore]) -> tuple[dict[str, float], dict[str, float | int]]:
-    """Of all worlds together: what moves little in one of them must not weigh as much as what moves a lot."""
-    total = MotionScore()
-    for score in scores:
-        total = total.merge(score)
-    _, low, high = _bootstrap(lambda drawn: _share(scores, drawn), len(scores))
-    worlds = sum(score.true_energy > 0 for score in scores)
-    return total.compute(), {"low": low, "high": high, "worlds": worlds, "missing": len(scores) - worlds}
-
-
 def _share(scores: Sequence[MotionScore], drawn: Tensor) -> Tensor:
-    shown = torch.tensor([score.shown for score in scores], dtype=torch.float64)[drawn].sum(-1)
-    return shown / torch.tensor([score.true_energy for score in scores], dtype=torch.float64)[drawn].sum(-1)
+    """`motion_share` of drawn worlds together: what moves little in one must not weigh as much as what moves a lot."""
+    return _sum(scores, "shown", drawn) / _sum(scores, "true_energy", drawn)
+
+
+def _direction(scores: Sequence[MotionScore], drawn: Tensor) -> Tensor:
+    """`motion_direction` of drawn worlds together; 0 where nothing changes in what is shown."""
+    energies = _sum(scores, "true_energy", drawn) * _sum(scores, "generated_energy", drawn)
+    found = _sum(scores, "shown", drawn) / energies.sqrt()
+    return torch.where(energies > 0, found, torch.where(_sum(scores, "true_energy", drawn) > 0, 0.0, torch.nan))
+
+
+def _sum(scores: Sequence[MotionScore], name: str, drawn: Tensor) -> Tensor:
+    return torch.tensor([getattr(score, name) for score in scores], dtype=torch.float64)[drawn].sum(-1)
+
+
+MOTION = {"motion_share": ("motion", _share), "motion_places": ("places", _direction)}
+"""Measures of motion: which part of `Scores` they look at, and how worlds are joined."""
 
 
 def _bootstrap(statistic: Callable[[Tensor], Tensor], count: int) -> tuple[float, float, float]:

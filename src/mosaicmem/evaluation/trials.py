@@ -24,6 +24,7 @@ from mosaicmem.worlds.scene import Rendering
 KINDS: tuple[PathKind, ...] = ("turn", "walk", "loop")
 """Paths of the trials, in turn: two that go there and back, and a loop."""
 LONGEST = 48  # frames that are generated at most: the end of the way
+_MOMENTS = 9  # of the past at which it is asked where moving things were
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TrialConfig:
 
     def __post_init__(self) -> None:
         refuse(
-            (self.size < 64, f"size = {self.size}: expected at least 64 pixels"),
+            (self.size < 64 or self.size % 2 > 0, f"size = {self.size}: expected an even number from 64 pixels"),
             (self.every < 1 or 16 % self.every > 0, f"every = {self.every}: expected a divisor of 16"),
             (self.longest < 16 or self.longest % 16 > 0, f"longest = {self.longest}: expected a multiple of 16"),
             (self.judged_every < 1, f"judged_every = {self.judged_every}: expected at least 1"),
@@ -109,6 +110,21 @@ class Trial:
             return None
         chosen = list(self.judged)
         return motion_truth(self.episode.scene, self.cameras[chosen], self.times[chosen], self.mark / FPS)
+
+    @cached_property
+    def swept(self) -> Bool[Tensor, "j H W"]:
+        """Pixels of the judged frames where a moving thing is, or was at some time since the path began.
+
+        A memory that cannot move what it saw shows it in all of these places at once.
+        """
+        scene, chosen = self.episode.scene, list(self.judged)
+        ids, cameras = movers(scene), self.cameras[chosen]
+        coarse = cameras.resized(cameras.width // 2, cameras.height // 2)
+        found = self.moving[chosen]
+        for time in torch.linspace(0, self.mark / FPS, _MOMENTS).tolist() if len(ids) else ():
+            there = torch.isin(film(scene, coarse, time, finer=1).object_id, ids)
+            found = found | there.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        return found if self.motion is None else found | self.motion.mask
 
 
 def make_trial(index: int, config: TrialConfig | None = None) -> Trial:

@@ -2,9 +2,9 @@
 the exact truth, by the model as it is and without its parts, world by world with the same noise.
 
 Columns: PSNR, SSIM and a perceptual distance (lower is better) on pixels that had been seen; how far the camera of a
-generated frame is from the one asked for; how much of what moves by itself is where it should be (1 is all, 0 frozen or
-gone); and what was never seen: PSNR, and the distance of its distribution from the true one. docs/evaluation.md says
-more.
+generated frame is from the one asked for; whether what moves by itself is where it should be and nowhere else (1: yes,
+0: frozen or gone); and what was never seen: PSNR, and the distance of its distribution from the true one.
+docs/evaluation.md says more.
 
 With --out it writes report.json, run.json, worlds.png (frames side by side) and rows.png (bars with intervals).
 """
@@ -79,7 +79,7 @@ def text_of(report: dict[str, Any]) -> list[str]:
         cells.append([
             TITLES[name], _n(row["psnr"], 2), f"{_n(ends['low'], 1)} to {_n(ends['high'], 1)}", _n(row["ssim"], 3),
             _n(row["perceptual"], 3), _n(row["rotation_degrees"], 2), _n(row["translation_units"], 3),
-            f"{row['pose_failures']}/{row['pose_frames'] - row['pose_unobservable']}", _n(row["motion_arrived"], 2),
+            f"{row['pose_failures']}/{row['pose_frames'] - row['pose_unobservable']}", _n(row["motion_places"], 2),
             _n(row["unseen_psnr"], 2), _n(row["frechet_random"], 3), _n(row["seconds_per_frame"], 3),
         ])  # fmt: skip
     protocol, floor, frechet = report["protocol"], report["pose_floor"], report["frechet"]
@@ -100,7 +100,7 @@ def _differences(differences: dict[str, Any]) -> list[str]:
     """Full minus every other row; an interval that holds zero is a tie."""
     measures = [
         ("psnr", "PSNR", 2), ("ssim", "SSIM", 3), ("perceptual", "perc.", 3), ("rotation_degrees", "RotErr", 2),
-        ("translation_units", "TransErr", 3), ("motion_arrived", "moves", 2), ("unseen_psnr", "unseen PSNR", 2),
+        ("translation_units", "TransErr", 3), ("motion_places", "moves", 2), ("unseen_psnr", "unseen PSNR", 2),
     ]  # fmt: skip
     cells: list[list[object]] = []
     for row, found in differences.items():

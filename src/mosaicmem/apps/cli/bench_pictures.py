@@ -32,7 +32,7 @@ _SHOWN = (
 )  # fmt: skip
 _BARS = (
     ("psnr", "PSNR of what was seen, dB"), ("ssim", "SSIM"), ("rotation_degrees", "RotErr, degrees"),
-    ("motion_arrived", "what moves by itself, shown where it should be"),
+    ("motion_places", "what moves by itself is where it should be"),
 )  # fmt: skip
 _SCALE = 2  # drawn larger and reduced, for smooth lines
 
