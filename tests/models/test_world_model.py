@@ -1,0 +1,166 @@
+"""The trained generator: the same seed gives the same bits, every setting matters, both heads mean the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers import random_cameras
+from tests.models.cases import CONFIG, SIZE
+from torch import Tensor
+
+from mosaicmem.errors import ConfigError
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.models.conditioning import MemoryTokens
+from mosaicmem.models.generator import Generator, WindowRequest
+from mosaicmem.models.transformer import Prediction
+from mosaicmem.models.world_model import SamplingConfig, WorldModel, WorldNetwork, window_cameras
+from mosaicmem.ops.prope import make_cameras
+
+GRID = TokenGrid(*SIZE)
+
+
+def world(prediction: Prediction = "velocity", **sampling: Any) -> WorldModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = WorldNetwork(replace(CONFIG, prediction=prediction), words=8)
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return WorldModel(network, "test", SamplingConfig(**sampling))
+
+
+def request(seed: int = 0, **changes: Any) -> WindowRequest:
+    gen = torch.Generator().manual_seed(seed)
+    n = 10
+    row = torch.arange(n) % 2 + 1
+    positions = torch.rand(n, 3, generator=gen, dtype=torch.float64) * torch.tensor([0, 4.0, 6.0])
+    positions[:, 0] = row
+    tokens = MemoryTokens(
+        torch.randn(n, 16, generator=gen), positions, row, torch.zeros(n, 2, dtype=torch.int64),
+        torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool),
+    )  # fmt: skip
+    whole = {
+        "anchor": torch.randn(4, 8, 12, generator=gen), "canvas": torch.zeros(2, 4, 8, 12),
+        "good": torch.zeros(2, 8, 12, dtype=torch.bool), "tokens": tokens,
+        "cameras": random_cameras(9, gen, width=SIZE[0], height=SIZE[1]).recentred(),
+        "noise": torch.randn(2, 4, 8, 12, generator=gen), "grid": GRID, "prompt": "the ball turns blue",
+    }  # fmt: skip
+    return WindowRequest(**{**whole, **changes})
+
+
+def differs(a: Tensor, b: Tensor) -> bool:
+    return float((a - b).abs().max()) > 1e-3
+
+
+def test_the_same_request_gives_the_same_bits():
+    model = world()
+    assert isinstance(model, Generator)
+    assert (model.name, model.label, model.use_memory, model.invents) == ("test", "[trained:test]", True, True)
+    latents = model.generate(request())
+    assert latents.shape == (2, 4, 8, 12) and bool(latents.isfinite().all())
+    assert torch.equal(latents, world().generate(request()))
+    assert not any(p.requires_grad for p in model.network.parameters()) and not model.network.training
+
+
+def test_everything_in_a_request_matters():
+    model, whole = world(), request()
+    latents, other = model.generate(whole), request(1)
+    for name in ("anchor", "tokens", "cameras", "noise"):
+        assert differs(model.generate(replace(whole, **{name: getattr(other, name)})), latents), name
+    assert differs(model.generate(replace(whole, prompt="the ball turns red")), latents)
+    # but the canvas, which is for generators without tokens
+    assert torch.equal(model.generate(replace(whole, canvas=other.noise, good=~whole.good)), latents)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 3}, {"guidance": 2.0}, {"guidance": 0.0}, {"shift": 4.0}, {"method": "euler"}, {"use_cameras": False}],
+)
+def test_every_setting_of_the_sampler_matters(changes):
+    model, whole = world(), request()
+    changed = model.with_sampling(**changes)
+    assert changed.network is model.network and changed.name == model.name
+    assert differs(changed.generate(whole), model.generate(whole))
+    assert torch.equal(changed.with_sampling(**vars(model.sampling)).generate(whole), model.generate(whole))
+
+
+def test_without_memory_no_token_is_read():
+    whole = request()
+    none = whole.tokens[torch.zeros(len(whole.tokens), dtype=torch.bool)]
+    blind = WorldModel(world().network, "test", use_memory=False)
+    assert not blind.use_memory and not blind.with_sampling(steps=2).use_memory
+    assert differs(blind.generate(whole), world().generate(whole))
+    assert torch.equal(blind.generate(whole), world().generate(replace(whole, tokens=none)))
+
+
+def test_without_cameras_none_is_read():
+    model, whole = world(use_cameras=False), request()
+    moved = replace(whole, cameras=request(1).cameras)
+    assert torch.equal(model.generate(whole), model.generate(moved))
+
+
+def evaluations(model: WorldModel, whole: WindowRequest) -> list[tuple[Tensor, Tensor]]:
+    """What the transformer was asked: latents and timesteps of every evaluation."""
+    asked: list[tuple[Tensor, Tensor]] = []
+
+    def look(_module, inputs) -> None:
+        asked.append(inputs[:2])
+
+    hook = model.network.transformer.register_forward_pre_hook(look)
+    model.generate(whole)
+    hook.remove()
+    return asked
+
+
+def test_guidance_is_a_line_through_the_answers_with_and_without_text():
+    whole = request()
+    without, plain, beyond = (world(steps=1, guidance=g).generate(whole) for g in (0.0, 1.0, 2.0))
+    torch.testing.assert_close(beyond - plain, plain - without, rtol=1e-3, atol=1e-4)
+    assert differs(beyond, plain)
+    torch.testing.assert_close(without, world(steps=1).generate(replace(whole, prompt="")), rtol=1e-4, atol=1e-5)
+    # it costs a second evaluation, and only where there is text to follow
+    assert len(evaluations(world(steps=3), whole)) == 3
+    assert len(evaluations(world(steps=3, guidance=2.0), whole)) == 6
+    assert len(evaluations(world(steps=3, guidance=2.0), replace(whole, prompt=""))) == 3
+
+
+def test_the_anchor_is_clean_and_stays():
+    whole = request()
+    for latents, times in evaluations(world(steps=2, shift=1.0), whole):
+        assert torch.equal(latents[0, :, 0], whole.anchor)
+        assert times[0, 0] == 0 and bool((times[0, 1:] > 0).all())
+    (first, times), (_, later) = evaluations(world(steps=2, shift=1.0), whole)
+    assert torch.equal(first[0, :, 1:].transpose(0, 1), whole.noise)
+    assert times.tolist() == [[0, 1000, 1000]] and later.tolist() == [[0, 500, 500]]
+
+
+def test_both_heads_mean_the_same():
+    """From pure noise, a velocity `noise - x0` and an `x0` of the same number add up to the noise."""
+    whole = request()
+    velocity, x0 = (world(kind, steps=1).generate(whole) for kind in ("velocity", "x0"))
+    torch.testing.assert_close(velocity + x0, whole.noise, rtol=0, atol=1e-5)
+    assert differs(velocity, x0)
+
+
+def test_w2_cameras_of_a_window_are_those_of_its_raw_frames():
+    cameras = request().cameras
+    found = window_cameras([cameras, cameras[[0] * 9]], GRID)
+    assert found.P.shape == (2, 3, 4, 4, 4)
+    index = torch.tensor([[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]])
+    expected = make_cameras(cameras.viewmats[index][None], cameras.Ks[index][None], SIZE)
+    assert torch.equal(found.P[:1], expected.P) and torch.equal(found.Pinv[:1], expected.Pinv)
+    assert torch.equal(found.P[1, 2, 3], expected.P[0, 0, 0])
+
+
+@pytest.mark.parametrize("values", [{"steps": 0}, {"shift": 0.0}, {"guidance": -1.0}])
+def test_settings_out_of_range_are_refused(values):
+    with pytest.raises(ConfigError, match="out of range"):
+        SamplingConfig(**values)
+
+
+def test_channels_weigh_one_until_they_are_measured():
+    network = world().network
+    assert torch.equal(network.gain, torch.ones(2, 4)) and "gain" in network.state_dict()
+    assert network.config is network.transformer.config
