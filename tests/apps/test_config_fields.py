@@ -59,7 +59,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
     "demo.remember_every": (DEMO, 1, ()),
     "demo.sway": (DEMO, 0.0, ()),
     "demo.world": (FILM, 900_001, ()),
-    "demo.path": (FILM, "turn", ()),
+    "demo.path": (FILM, "walk", ()),
 }
 ELSEWHERE = {
     "threads",  # below

@@ -144,8 +144,8 @@ class DemoConfig:
     width: int = 128
     height: int = 128
     remember_every: int = 4
-    world: int = 900_000
-    path: Literal["turn", "walk"] = "walk"
+    world: int = 900_012
+    path: Literal["turn", "walk"] = "turn"
     sway: float = 0.25
 
     def __post_init__(self) -> None:

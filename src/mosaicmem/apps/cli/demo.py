@@ -253,7 +253,9 @@ def _panels(outcome: Outcome, i: int) -> list[Panel]:
     truth = to_u8(walk.rgb[i])
     if i < walk.seen:
         blank = np.full_like(truth, 245)
-        return [Panel("truth", truth), *(Panel(t, blank) for t in ("with memory", "without memory", "memory alone"))]
+        shown = blank if walk.exact else (0.3 * truth + 0.7 * 245).astype(np.uint8)
+        both = [Panel(title, shown) for title in ("with memory", "without memory")]
+        return [Panel("truth", truth), *both, Panel("memory alone", blank)]
     k = i - walk.seen
     return [
         Panel("truth", truth),
