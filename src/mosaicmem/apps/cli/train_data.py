@@ -61,8 +61,8 @@ def run(args: Args, session: Session) -> Result:
 
 
 def _both(folder: Path, seeds: range, held: int, size: int, processes: int) -> Iterator[int]:
+    yield from render_ahead(folder, seeds, size=size, processes=processes)  # first: it refuses held-out seeds
     yield from render_held_out(folder, held, size=size)
-    yield from render_ahead(folder, seeds, size=size, processes=processes)
 
 
 def _convert(args: Args, videos: Path, folder: Path, session: Session) -> int:

@@ -1,0 +1,282 @@
+"""Samples of the world model: what memory may show of a window, by which code, how it is dropped; and it learns."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.training.clips import FRAMES, GRID, make_latents, world_task, write_world
+
+from mosaicmem.errors import ConfigError
+from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
+from mosaicmem.models.conditioning import assemble
+from mosaicmem.training import world_task as module
+from mosaicmem.training.cache import STEP
+from mosaicmem.training.world_task import (
+    WorldTaskConfig,
+    _window_start,
+    channel_weights,
+    choose_keyframes,
+    write_latents,
+)
+
+STEADY = {"no_memory": 0.0, "no_cameras": 0.0, "no_text": 0.0, "degrade": 0.0, "echo": 0.0, "depth_error": 0.0}
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("latents"))
+
+
+@given(st.integers(2, 40), st.integers(0, 30), st.integers(1, 5), st.integers(0, 10**6), st.booleans())
+def test_t1_no_keyframe_lies_within_4_frames_of_a_target_but_the_anchor(count, start, latents, seed, event):
+    start = min(start, count - 1)
+    cfg, rng = WorldTaskConfig(latents=latents), np.random.default_rng(seed)
+    before = 4 * (start + latents) + 9 if event else None
+    chosen = choose_keyframes(count, start, cfg, rng, before)
+    targets = range(STEP * start + 1, STEP * (start + latents) + 1)
+    assert chosen.count(start) == 1 and chosen == sorted(set(chosen))
+    assert chosen[0] >= 0 and chosen[-1] < count and len(chosen) <= cfg.max_keyframes
+    for k in set(chosen) - {start}:
+        assert min(abs(STEP * k - frame) for frame in targets) > 4
+        assert before is None or k < start or STEP * k < before
+
+
+def test_t1_what_comes_after_the_window_is_used_and_the_law_is_needed():
+    """Control: over many draws the nearest allowed keyframes on both sides do occur, and nothing nearer."""
+    cfg = WorldTaskConfig(latents=4)
+    seen = {k for seed in range(200) for k in choose_keyframes(24, 8, cfg, np.random.default_rng(seed))}
+    assert seen == set(range(24)) - {9, 10, 11, 12, 13}
+
+
+def test_shares_of_recent_and_future_memory():
+    cfg, n = WorldTaskConfig(recent=0.25, future=0.5, max_keyframes=64), 2000
+    drawn = [choose_keyframes(40, 20, cfg, np.random.default_rng(seed)) for seed in range(n)]
+    future = np.mean([c[-1] > 20 for c in drawn])
+    assert 0.25 < future < 0.75 * 0.5 + 0.03  # of 3/4 that are not recent, half may, and some of these take none
+    only = [choose_keyframes(40, 20, replace(cfg, recent=1.0), np.random.default_rng(seed)) for seed in range(n)]
+    assert all(c == list(range(21 - len(c), 21)) and len(c) <= 5 for c in only)
+    assert 0.36 < np.mean([len(c) == 1 for c in only]) < 0.44  # nothing but the anchor in 40 %
+    never = [choose_keyframes(40, 20, replace(cfg, future=0.0), np.random.default_rng(seed)) for seed in range(200)]
+    assert all(c[-1] == 20 for c in never)
+
+
+@pytest.mark.parametrize("event", [13, 17, 29])
+def test_no_event_splits_a_window_and_words_follow_it(paths, tmp_path, event):
+    """Every latent of a window is before the event or every one after it, and the prompt says which."""
+    clip = make_latents(5, event=event)
+    starts = {_window_start(clip, 2, np.random.default_rng(seed)) for seed in range(100)}
+    happened = [STEP * s + 1 >= event for s in starts]
+    assert all(STEP * (s + 2) < event for s, after in zip(starts, happened) if not after)
+    assert any(happened) and not all(happened)
+    assert (event - 1) // STEP in starts
+    path = tmp_path / "5.safetensors"
+    write_latents(path, clip)
+    task = world_task([path], **STEADY)
+    for index in range(20):
+        rng = np.random.default_rng((0, index))
+        rng.integers(1)
+        after = STEP * _window_start(clip, 2, rng) + 1 >= event
+        prompt = task._sample([path], index)["prompt"]
+        assert prompt == (f"{clip.caption} {clip.event}." if after else clip.caption)
+
+
+def test_memory_before_an_event_never_shows_what_comes_after_it(tmp_path, monkeypatch):
+    path = tmp_path / "0.safetensors"
+    write_latents(path, make_latents(0, event=29))
+    task, frames = world_task([path], **STEADY, future=1.0, recent=0.0), []
+    inner = module.lift
+    monkeypatch.setattr(module, "lift", lambda *a, **k: frames.append(k["frame"]) or inner(*a, **k))
+    told = 0
+    for index in range(40):
+        frames.clear()
+        sample = task._sample([path], index)
+        after = "turns" in sample["prompt"]
+        told += after
+        assert after or all(frame < 29 for frame in frames)
+    assert 0 < told < 40
+
+
+def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch):
+    """Store, mosaic and tokens of a sample are those of `lift`, `retrieve` and `assemble`, called again by hand."""
+    calls = []
+
+    def spied(store, mosaic, *args, **options):
+        state = options["generator"].get_state()
+        tokens = assemble(store, mosaic, *args, **options)
+        calls.append((store, mosaic, args, options, state, tokens))
+        return tokens
+
+    monkeypatch.setattr(module, "assemble", spied)
+    task = world_task(paths, **STEADY)
+    sample = task._sample(paths, 11)
+    ((store, mosaic, args, options, state, tokens),) = calls
+    clip = module.read_latents(paths[int(np.random.default_rng((0, 11)).integers(2))])
+    keyframes = [group.keyframe for group in store]
+    assert all(k.frame == STEP * round(k.frame / STEP) for k in keyframes)
+    for k in keyframes:
+        again = module.lift(clip.image[k.frame // STEP], clip.depth[k.frame // STEP], clip.cameras[k.frame], GRID,
+                            frame=k.frame, time=k.frame / 24)  # fmt: skip
+        for name in ("latents", "depth", "valid"):
+            assert torch.equal(getattr(again, name), getattr(k, name))
+    start = next(
+        s for s in range(len(clip.groups)) if torch.equal(sample["latents"].transpose(0, 1)[1:], clip.groups[s : s + 2])
+    )
+    assert start in [k.frame // STEP for k in keyframes]
+    reference = clip.cameras[[STEP * (start + 1), STEP * (start + 2)]]
+    expected = retrieve(store, reference, GRID, RetrievalConfig())
+    assert torch.equal(expected.owner, mosaic.owner) and torch.equal(expected.source_uv, mosaic.source_uv)
+    assert args == ("mixture",) and options["first_latent"] == 1
+    generator = torch.Generator()
+    generator.set_state(state)
+    by_hand = assemble(
+        store, expected, "mixture", first_latent=1, probability=options["probability"], generator=generator
+    )
+    assert len(tokens) > 0
+    for f in fields(tokens):
+        assert torch.equal(getattr(tokens, f.name), getattr(by_hand, f.name))
+    batch = task._collate([sample])
+    assert batch.memory is not None
+    assert torch.equal(batch.memory.features[0], tokens.features)
+    assert torch.equal(batch.memory.row[0], tokens.latent) and batch.memory.row.min() >= 1
+
+
+@pytest.mark.parametrize(("share", "kind"), [(1.0, True), (0.0, False)])
+def test_t2_at_the_ends_of_the_mixture_there_is_one_kind_of_token(paths, monkeypatch, share, kind):
+    monkeypatch.setattr(module, "draw_probability", lambda generator: share)
+    task, fractional = world_task(paths, **STEADY, recent=0.0), 0
+    for index in range(8):
+        tokens = task._sample(paths, index)["tokens"]
+        assert bool((tokens.warped_latent == kind).all())
+        fractional += int((tokens.positions != tokens.positions.round()).any())
+    assert fractional == 0 if kind else fractional > 0
+
+
+def test_drawn_mixtures_hold_both_kinds(paths):
+    task = world_task(paths, **STEADY)
+    tokens = [task._sample(paths, index)["tokens"] for index in range(12)]
+    kinds = torch.cat([t.warped_latent for t in tokens])
+    assert 0.1 < kinds.float().mean() < 0.9
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.0, 6), (0.3, 100), (1.0, 6)])
+def test_memory_cameras_and_text_are_dropped_as_often_as_asked(paths, share, n):
+    task = world_task(paths, **{**STEADY, "no_memory": share, "no_cameras": share, "no_text": share})
+    gone = [
+        (s["tokens"] is None, not s["cameras"], s["prompt"] == "") for s in (task._sample(paths, i) for i in range(n))
+    ]
+    counts = np.mean(gone, axis=0)
+    assert (np.abs(counts - share) <= 4 * (share * (1 - share) / n) ** 0.5).all(), counts
+    if 0 < share < 1:
+        assert len(set(gone)) > 4  # one says nothing of another
+
+
+def test_dropped_cameras_are_the_identity_and_dropped_memory_is_masked(paths):
+    task = world_task(paths, **STEADY)
+    samples = [task._sample(paths, i) for i in range(3)]
+    samples[1]["cameras"], samples[2]["tokens"] = False, None
+    batch = task._collate(samples)
+    for matrices in (batch.cameras.P, batch.cameras.PT, batch.cameras.Pinv):
+        assert torch.equal(matrices[1], torch.eye(4).expand_as(matrices[1]))
+        assert not torch.equal(matrices[0], torch.eye(4).expand_as(matrices[0]))
+    assert batch.memory is not None and batch.memory.mask is not None
+    assert batch.memory.mask[0].any() and not batch.memory.mask[2].any()
+    assert task._collate(samples, memory=False).memory is None
+
+
+def test_history_is_degraded_and_targets_never(paths):
+    plain = world_task(paths, **STEADY)
+    worn = world_task(paths, **{**STEADY, "degrade": 1.0, "echo": 1.0})
+    moved = []
+    for index in range(12):
+        a, b = plain._sample(paths, index), worn._sample(paths, index)
+        assert any(
+            torch.equal(b["latents"].transpose(0, 1)[1:], clip.groups[s : s + 2])
+            for clip in map(module.read_latents, paths)
+            for s in range(len(clip.groups) - 1)
+        )
+        moved.append(float((a["latents"] - b["latents"])[:, 0].square().mean().sqrt()))
+    assert max(moved) > 0.05
+
+
+def test_a_batch_is_a_function_of_step_and_rank(paths):
+    a, b = world_task(paths), world_task(paths)
+    b.batch(7)
+    first, again, other = a.batch(3), b.batch(3), a.batch(4)
+    assert torch.equal(first.latents, again.latents) and torch.equal(first.noise, again.noise)
+    assert torch.equal(first.sigma, again.sigma) and torch.equal(first.words, again.words)
+    assert first.memory is not None and again.memory is not None
+    assert torch.equal(first.memory.features, again.memory.features)
+    assert not torch.equal(first.noise, other.noise)
+    shares = [a.batch(3, rank, 2) for rank in (0, 1)]
+    for i in range(4):
+        assert torch.equal(shares[i % 2].latents[i // 2], first.latents[i])
+    assert not torch.equal(world_task(paths, seed=1).batch(3).noise, first.noise)
+
+
+def test_weights_of_channels_have_mean_1_and_follow_the_gain():
+    gain = torch.tensor([0.3, 0.1, 0.01, 0.0])
+    weight = channel_weights(gain)
+    assert weight.mean() == pytest.approx(1)
+    assert (weight.diff() < 0).all() and (weight > 0).all()
+    assert torch.allclose(channel_weights(torch.full((4,), 0.2)), torch.ones(4))
+
+
+def test_a_micro_model_learns_one_batch_by_heart(paths):
+    task = world_task(paths, **STEADY)
+    batch = task.batch(0)
+    batch = replace(batch, sigma=torch.full_like(batch.sigma, 0.8))
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=1e-2)
+    losses, metrics = [], {}
+    for _ in range(120):
+        loss, metrics = task.loss(task.module, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 8, (losses[0], losses[-1])
+    assert metrics["x0_error_high"] == pytest.approx(
+        0.8**2 * losses[-1], rel=1e-3
+    )  # x0 error is sigma times velocity's
+
+
+def test_the_loss_looks_at_what_is_to_be_generated_and_not_at_the_anchor(paths):
+    task = world_task(paths, **STEADY)
+    batch = task.batch(0)
+    seen = {}
+
+    def forward(latents, times, text, **_):
+        seen["times"] = times
+        out = torch.zeros_like(latents)
+        out[:, :, 0] = 1e6  # whatever is said of the anchor does not count
+        out[:, :, 1:] = batch.noise - batch.latents[:, :, 1:]
+        return out
+
+    task.module.transformer.forward = forward  # pyright: ignore[reportAttributeAccessIssue]
+    loss, _ = task.loss(task.module, batch)
+    assert float(loss) < 1e-10
+    assert (seen["times"][:, 0] == 0).all()
+    assert torch.allclose(seen["times"][:, 1:], 1000 * batch.sigma[:, None].expand(-1, 2))
+
+
+def test_evaluation_is_repeatable_and_counts_memory_and_its_absence(paths):
+    task = world_task(paths)
+    found = task.evaluate(task.module.eval())
+    assert found.keys() == {"held_out_with_memory", "held_out_without_memory"}
+    assert found == task.evaluate(task.module)
+    assert all(np.isfinite(v) and v > 0 for v in found.values())
+
+
+def test_a_task_without_clips_is_refused():
+    with pytest.raises(ConfigError, match="no encoded clips"):
+        world_task([])
+
+
+def test_windows_reach_both_ends_of_a_clip():
+    clip = make_latents(0)
+    starts = {_window_start(clip, 2, np.random.default_rng(seed)) for seed in range(200)}
+    assert starts == set(range((FRAMES - 1) // STEP - 1))
