@@ -58,11 +58,12 @@ def run(args: Args, session: Session) -> Result:
     report = summarize(results, config)
     report = {"protocol": _protocol(config, args), **report, "wall_seconds": session.timings["worlds"]}
     if args.out is not None:
+        title = f"[{session.backend}] {session.command}"
         with session.folder() as folder, session.stage("write"):
             write_json(folder / "report.json", finite_or_null({"label": session.label, **report}))
-            write_image(folder / "rows.png", bars(report, session.label))
+            write_image(folder / "rows.png", bars(report, title))
             if any(result.pictures for result in results):
-                write_image(folder / "worlds.png", world_sheet(results, session.label))
+                write_image(folder / "worlds.png", world_sheet(results, title))
     return Result(report, text_of(report))
 
 

@@ -41,9 +41,10 @@ def run(args: Args, session: Session) -> Result:
             tick()
     report = summarize_prompts(results)
     if args.out is not None:
+        title = f"[{session.backend}] {session.command}"
         with session.folder() as folder, session.stage("write"):
             write_json(folder / "report.json", finite_or_null({"label": session.label, **report}))
-            write_image(folder / "cases.png", case_sheet(results, session.label))
+            write_image(folder / "cases.png", case_sheet(results, title))
     return Result(report, _text(report))
 
 

@@ -60,10 +60,11 @@ def run(args: Args, session: Session) -> Result:
             tick()
     report = {"frames": {"long": args.frames, "short": args.short}, **summarize_walks(results)}
     if args.out is not None:
+        title = f"[{session.backend}] {session.command}"
         with session.folder() as folder, session.stage("write"):
             write_json(folder / "report.json", finite_or_null({"label": session.label, **report}))
-            write_image(folder / "drift.png", drift_chart(report, session.label))
-            write_image(folder / "walk.png", walk_sheet(results, session.label))
+            write_image(folder / "drift.png", drift_chart(report, title))
+            write_image(folder / "walk.png", walk_sheet(results, title))
     return Result(report, _text(report))
 
 
