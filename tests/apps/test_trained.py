@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from tests.apps.conftest import FRAMES, SIZE, everything_in
 
+from mosaicmem.apps.cli.config import DemoConfig
+from mosaicmem.apps.cli.demo_worlds import film_world
 from mosaicmem.apps.cli.generate import parse_cue
 from mosaicmem.errors import ConfigError
 from mosaicmem.generation.script import Cue
@@ -18,11 +20,22 @@ from mosaicmem.io.video import read_video
 from mosaicmem.worlds.episodes import make_episode
 
 
+@pytest.fixture(scope="module")
+def walks():
+    """Results by options, so that the plain one is generated once."""
+    return {}
+
+
 @pytest.fixture
-def walk(run, tiny, recording, path, tmp_path):
+def walk(run, tiny, recording, path, tmp_path, walks):
     """`walk(...)`: frames and report of a path from an image, without its depth."""
 
     def generate(*more):
+        if more not in walks:
+            walks[more] = fresh(*more)
+        return walks[more]
+
+    def fresh(*more):
         out = tmp_path / f"walk{len(list(tmp_path.iterdir()))}"
         ran = run(
             "generate", "--model", tiny, "--image", recording / "image" / "00000.png", "-t", path, "--size", "96x64",
@@ -31,6 +44,7 @@ def walk(run, tiny, recording, path, tmp_path):
         assert ran.code == 0, ran.err
         return np.load(out / "frames.npz")["frames"], ran.json, out
 
+    generate.fresh = fresh
     return generate
 
 
@@ -44,7 +58,7 @@ def test_an_image_a_path_and_words_are_enough(walk, recording):
     assert report["prompts"] == [{"frame": 0, "prompt": "a room with a sofa."}]
     assert report["tokens"] > 0
     assert {"contact_sheet.png", "memory/memory.safetensors", "report.json"} <= everything_in(out)
-    again, _, _ = walk("--prompt", "a room with a sofa.")
+    again, _, _ = walk.fresh("--prompt", "a room with a sofa.")
     assert np.array_equal(frames, again)
 
 
@@ -80,8 +94,8 @@ def test_without_memory_nothing_is_read(walk):
 
 
 def test_an_event_changes_the_words_and_the_frames_from_its_latent_on(walk):
-    plain, _, _ = walk("--prompt", "a room.", "--window-size", 5)
-    told, report, _ = walk("--prompt", "a room.", "--window-size", 5, "--event", "4:the ball turns blue")
+    plain, _, _ = walk("--window-size", 5)
+    told, report, _ = walk("--window-size", 5, "--event", "4:the ball turns blue")
     assert report["prompts"] == [
         {"frame": 0, "prompt": "a room."},
         {"frame": 5, "prompt": "a room. the ball turns blue."},
@@ -92,7 +106,7 @@ def test_an_event_changes_the_words_and_the_frames_from_its_latent_on(walk):
 
 def test_free_wording_is_read_as_the_nearest_event(walk, monkeypatch):
     monkeypatch.setattr("mosaicmem.models.text.nearest_phrases", lambda: lambda text: "the light goes out.")
-    asked = ("--prompt", "a room.", "--event", "0:somebody flips the switch")
+    asked = ("--event", "0:somebody flips the switch")
     _, report, _ = walk(*asked, "--free-text")
     assert report["prompts"][0]["prompt"] == "a room. the light goes out."
     _, report, _ = walk(*asked)
@@ -207,3 +221,21 @@ def test_the_demo_walks_through_a_held_out_world(run, tiny, tmp_path):
     assert video.shape[1] > 2 * 32
     assert video.shape[2] < 3 * 32, "two by two"
     assert SIZE != (32, 32)
+
+
+def test_what_the_demo_had_seen_is_what_it_remembers():
+    walk = film_world(DemoConfig(num_frames=17, width=32, height=32, world=900_012))
+    assert (walk.seen, len(walk)) == (9, 17)
+    assert walk.remembered(4) == [0, 4, 8]
+    assert walk.remembered(3) == [0, 2, 5, 8]
+    seen = walk.seen_before(4)
+    solid = walk.depth[walk.seen :] > 0
+    assert not seen[~solid].any(), "nothing lies in the sky"
+    # the walk ends where it began
+    assert float(seen[-1][solid[-1]].float().mean()) > 0.98
+    assert float(walk.seen_before(100)[3].float().mean()) < float(seen[3].float().mean())
+
+
+def test_an_oblong_world_is_refused():
+    with pytest.raises(ConfigError, match="square"):
+        film_world(DemoConfig(width=32, height=64))
