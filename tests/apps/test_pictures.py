@@ -11,6 +11,7 @@ from mosaicmem.apps.cli.pictures import (
     Chart,
     Panel,
     Series,
+    block,
     charts,
     enlarge,
     moments,
@@ -68,6 +69,21 @@ def test_rows_fit_the_video_coder():
     for width, height in [(7, 5), (8, 8)]:
         shown = row([Panel("a", np.zeros((height, width, 3), np.uint8))] * 2, "caption", 20)
         assert shown.shape[0] % 2 == shown.shape[1] % 2 == 0
+
+
+@pytest.mark.parametrize("size", [15, 16, 17])
+def test_a_block_keeps_every_panel_in_its_place_and_fits_the_video_coder(size):
+    shades = [[10, 60], [110, 160]]
+    panels = [[Panel("t", np.full((size, size, 3), shade, np.uint8)) for shade in line] for line in shades]
+    picture = block(panels, "caption", size)
+    assert picture.shape[0] % 2 == picture.shape[1] % 2 == 0
+    places = {}
+    for shade in (10, 60, 110, 160):
+        y, x = np.nonzero((picture == shade).all(-1))
+        assert len(y) >= size * size, "whole"
+        places[shade] = (float(np.median(y)), float(np.median(x)))
+    assert places[10][0] == places[60][0] < places[110][0] == places[160][0]
+    assert places[10][1] == places[110][1] < places[60][1] == places[160][1]
 
 
 def test_moments_hold_the_ends_and_no_more_than_asked():

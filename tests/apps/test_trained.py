@@ -27,15 +27,10 @@ def walks():
 
 
 @pytest.fixture
-def walk(run, tiny, recording, path, tmp_path, walks):
-    """`walk(...)`: frames and report of a path from an image, without its depth."""
+def walk_anew(run, tiny, recording, path, tmp_path):
+    """`walk_anew(...)`: frames and report of a path from an image, without its depth."""
 
     def generate(*more):
-        if more not in walks:
-            walks[more] = fresh(*more)
-        return walks[more]
-
-    def fresh(*more):
         out = tmp_path / f"walk{len(list(tmp_path.iterdir()))}"
         ran = run(
             "generate", "--model", tiny, "--image", recording / "image" / "00000.png", "-t", path, "--size", "96x64",
@@ -44,11 +39,22 @@ def walk(run, tiny, recording, path, tmp_path, walks):
         assert ran.code == 0, ran.err
         return np.load(out / "frames.npz")["frames"], ran.json, out
 
-    generate.fresh = fresh
     return generate
 
 
-def test_an_image_a_path_and_words_are_enough(walk, recording):
+@pytest.fixture
+def walk(walk_anew, walks):
+    """The same, each set of options once."""
+
+    def generate(*more):
+        if more not in walks:
+            walks[more] = walk_anew(*more)
+        return walks[more]
+
+    return generate
+
+
+def test_an_image_a_path_and_words_are_enough(walk, walk_anew, recording):
     frames, report, out = walk("--prompt", "a room with a sofa.")
     assert report["model"] == "[trained:tiny]"
     assert report["backend"] == "trained:tiny"
@@ -58,7 +64,7 @@ def test_an_image_a_path_and_words_are_enough(walk, recording):
     assert report["prompts"] == [{"frame": 0, "prompt": "a room with a sofa."}]
     assert report["tokens"] > 0
     assert {"contact_sheet.png", "memory/memory.safetensors", "report.json"} <= everything_in(out)
-    again, _, _ = walk.fresh("--prompt", "a room with a sofa.")
+    again, _, _ = walk_anew("--prompt", "a room with a sofa.")
     assert np.array_equal(frames, again)
 
 
