@@ -87,6 +87,20 @@ def test_an_export_of_a_training_loads(tmp_path):
         load_vae(full)
 
 
+def test_loading_draws_no_random_numbers(tmp_path, monkeypatch):
+    """On the meta device torch would load its compiler for them, which takes longer than all the rest."""
+    path = write(tmp_path / "world.safetensors", "world", make("world"))
+
+    def refuse(*_args, **_options) -> None:
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(torch, "randn", refuse)
+    monkeypatch.setattr(Tensor, "normal_", refuse)
+    load_world(path)
+    with pytest.raises(AssertionError, match="drawn"):
+        make("world")
+
+
 def test_a_generator_is_named_by_its_file_its_header_or_the_caller(tmp_path):
     path = write(tmp_path / "some.safetensors", "world", make("world"))
     assert load_world(path).label == "[trained:some]"

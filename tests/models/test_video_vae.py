@@ -14,7 +14,7 @@ from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.models.vae import VAE
 from mosaicmem.models.video_vae import Coder, VideoVAE, VideoVAEConfig
 
-CONFIG = VideoVAEConfig(channels=6, image_widths=(8, 16), group_widths=(8, 16), blocks=1)
+CONFIG = VideoVAEConfig(channels=6, image_widths=(4, 12), group_widths=(8, 16), blocks=1)
 
 
 def random_vae(config: VideoVAEConfig = CONFIG) -> VideoVAE:
@@ -149,3 +149,5 @@ def test_sizes_that_do_not_fit_are_refused(rng):
 
 def test_sizes_survive_their_json():
     assert VideoVAEConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
+    state = VideoVAE(CONFIG).state_dict()
+    assert [state[f"{mode}.encoder.0.weight"].shape[:2] for mode in ("image", "group")] == [(4, 48), (8, 192)]

@@ -16,6 +16,7 @@ from torch import nn
 
 from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.errors import MissingExtraError
+from mosaicmem.models._start import normal
 
 COLOURS = (
     "white", "cream", "pale", "blue", "green", "pink", "light", "grey", "sand", "oak", "slate", "terracotta", "beige",
@@ -70,11 +71,10 @@ class CaptionEncoder(nn.Module):
     def __init__(self, dim: int = 128, length: int = 48, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
         self.length, self.dim = length, dim
-        self.words = nn.Embedding(len(VOCABULARY), dim)
-        self.positions = nn.Parameter(0.02 * torch.randn(length, dim))
+        self.words = nn.Embedding.from_pretrained(normal(len(VOCABULARY), dim, std=0.3), freeze=False)
+        self.positions = normal(length, dim, std=0.02)
         self.layers = nn.ModuleList(_Layer(dim, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
-        nn.init.normal_(self.words.weight, std=0.3)
 
     def forward(self, ids: Int64[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
         """Vectors of words; rows of padding are zero, as the video model expects."""

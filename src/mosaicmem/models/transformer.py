@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.models._start import normal
 from mosaicmem.models.conditioning import MemoryTokens
 from mosaicmem.ops._sdpa import masked_attention
 from mosaicmem.ops.attention import KeyValues, Placement, attend, place
@@ -185,7 +186,7 @@ class VideoTransformer(nn.Module):
         self.condition_embedder = _ConditionEmbedder(config)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
         self.proj_out = nn.Linear(dim, config.out_channels * math.prod(p))
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.scale_shift_table = normal(1, 2, dim, std=dim**-0.5)
 
     def forward(
         self,
@@ -352,7 +353,7 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=config.eps) if config.cross_attn_norm else nn.Identity()
         self.attn2 = _Attention(config, cameras=False)
         self.ffn = _FeedForward(dim, config.ffn_dim)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.scale_shift_table = normal(1, 6, dim, std=dim**-0.5)
 
     def forward(self, x: Tensor, context: Context, keep: list[KeyValues] | None) -> Tensor:
         table = (self.scale_shift_table + context.modulation)[context.level]  # [b L 6 dim]
