@@ -123,7 +123,7 @@ class Sampling(SamplingConfig):
         use_cameras: Whether attention carries cameras (PRoPE).
     """
 
-    use_cameras: Annotated[bool, arg(name="cameras")] = True
+    use_cameras: Annotated[bool, arg(name="cameras", help="Attention without cameras (PRoPE off).")] = True
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class StartArgs(Common):
     """Which poses, as start:stop:step or a,b,c."""
     prompt: Annotated[
         str | None,
-        arg(aliases=["-p"], metavar="TEXT", help_behavior_hint="(default: the scene's caption)"),
+        arg(aliases=["-p"], metavar="TEXT", help_behavior_hint="(default: the caption of --scene, else 'a room.')"),
     ] = None
     """What is there, in words; read by models that can read."""
     memory: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
