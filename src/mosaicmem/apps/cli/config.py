@@ -123,7 +123,9 @@ class Sampling(SamplingConfig):
         use_cameras: Whether attention carries cameras (PRoPE).
     """
 
-    use_cameras: Annotated[bool, arg(name="cameras", help="Attention without cameras (PRoPE off).")] = True
+    use_cameras: Annotated[
+        bool, arg(name="cameras", help="Attention without cameras (PRoPE off).", help_behavior_hint="")
+    ] = True
 
 
 @dataclass(frozen=True)
