@@ -46,7 +46,7 @@ EVERYWHERE = {"torch", "numpy", "jaxtyping"}
 AT_THE_TOP = {
     "io": {"PIL", "safetensors", "yaml"},
     "models": {"safetensors"},
-    "training": {"safetensors", "rich"},
+    "training": {"safetensors", "rich", "PIL"},
     "worlds": {"PIL"},
     "apps": {"PIL", "rich", "tyro", "yaml"},  # the table of commands loads one command at a time
 }
