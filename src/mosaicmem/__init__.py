@@ -88,7 +88,7 @@ _HOMES = {
 }
 _HOME = {name: f"mosaicmem.{module}" for module, names in _HOMES.items() for name in names}
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
