@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.tiny_models import write_tiny_model
 
 from mosaicmem.depth.estimator import DepthEstimate, DepthInfo
 from mosaicmem.errors import ConfigError, InputError, MissingWeightsError
@@ -22,7 +23,6 @@ from mosaicmem.models.generator import WindowRequest
 from mosaicmem.models.presets import shipped
 from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
 from mosaicmem.models.world_model import SamplingConfig
-from tests.tiny_models import write_tiny_model
 
 W = H = 48
 PROMPT = "a room with a sofa."

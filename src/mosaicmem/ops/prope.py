@@ -264,7 +264,7 @@ def camera_map(
     members = 2 if layout == "fused" else 1
     wide = torch.promote_types(x.dtype, M.dtype)
     y, M = x.to(wide), M.to(wide)
-    batch, heads, length, width = x.shape
+    batch, heads, length, _ = x.shape
     if x.device.type == "cpu" and length and sum(map(len, cameras.runs)) * _SHORT_RUN <= batch * length:
         return _map_runs(y.transpose(1, 2), _block_diagonal(M.mT, members), cameras).transpose(1, 2).to(x.dtype)
     m = torch.take_along_dim(M, cameras.row[:, :, None, None, None], 1)
