@@ -83,7 +83,7 @@ def test_held_out_seeds_are_refused(tmp_path, seed):
 def test_only_what_is_missing_is_rendered(tmp_path, monkeypatch):
     rendered = []
 
-    def render(seed, size):
+    def render(seed, size, frames):
         rendered.append(seed)
         return make_clip(seed % 7, frames=17)
 
@@ -108,6 +108,7 @@ def test_a_rendered_clip_is_the_episode_of_its_seed():
     assert (clip.frames(slice(0, 5)) - shot.rgb).abs().max() <= 1 / 127.5
     assert torch.equal(clip.depth[:2], shot.depth[[0, 4]])
     assert len(clip.depth) == 1 + (len(clip) - 1) // 4
+    assert len(render_clip(1, size=16, frames=17)) == 17 < len(clip)
     told = ("", len(clip)) if episode.event is None else (episode.event.text, episode.event.frame)
     assert (clip.event, clip.event_frame) == told
 

@@ -173,10 +173,10 @@ def test_episodes_are_rendered_where_asked(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         train_data, "render_held_out", lambda folder, count, **o: asked.append((folder, count, o)) or []
     )
-    assert run("train data --seeds 3:5 --held-out 2 --processes 2 --posed.size 32", "--out", tmp_path / "c")[0] == 0
+    assert run("train data --seeds 3:5 --held-out 2 --processes 2 --posed.size 32 --frames 17", "--out", tmp_path / "c")[0] == 0
     (ahead, held) = asked
     assert held == (tmp_path / "c", 2, {"size": 32})
-    assert ahead == (tmp_path / "c", range(3, 5), {"size": 32, "processes": 2})
+    assert ahead == (tmp_path / "c", range(3, 5), {"size": 32, "processes": 2, "frames": 17})
 
 
 def test_other_ranks_are_silent(run, data, tmp_path, monkeypatch):

@@ -132,17 +132,19 @@ def read_tensors(path: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Ten
     raise InputError(f"{path}: is not of version {wanted}; delete it and make it again")
 
 
-def render_clip(seed: int, size: int = 128) -> Clip:
-    """The episode of a seed, filmed."""
-    episode = make_episode(seed, size=size)
+def render_clip(seed: int, size: int = 128, frames: int | None = None) -> Clip:
+    """The episode of a seed, filmed; over `frames` frames (see `make_episode`) if given."""
+    episode = make_episode(seed, size=size, frames=frames)
     shot = episode.film()
     rgb = ((shot.rgb.clamp(-1, 1) + 1) * 127.5).round().byte()
     text, frame = ("", len(rgb)) if episode.event is None else (episode.event.text, episode.event.frame)
     return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, episode.caption, text, frame)
 
 
-def render_ahead(folder: Path, seeds: Iterable[int], *, size: int = 128, processes: int = 1) -> Iterator[int]:
-    """Render what is missing, yielding each seed that is done.
+def render_ahead(
+    folder: Path, seeds: Iterable[int], *, size: int = 128, processes: int = 1, frames: int | None = None
+) -> Iterator[int]:
+    """Render what is missing, yielding each seed that is done. Few `frames` an episode give many worlds in little time.
 
     Raises:
         ConfigError: if a seed is held out.
@@ -156,12 +158,13 @@ def render_ahead(folder: Path, seeds: Iterable[int], *, size: int = 128, process
     yield from (seed for seed in wanted if seed not in set(missing))
     if processes <= 1:
         for seed in missing:
-            yield _render_to(folder, seed, size)
+            yield _render_to(folder, seed, size, frames)
         return
     with ProcessPoolExecutor(processes) as pool:
         for start in range(0, len(missing), 8 * processes):
             batch = missing[start : start + 8 * processes]
-            yield from pool.map(_render_to, [folder] * len(batch), batch, [size] * len(batch))
+            count = len(batch)
+            yield from pool.map(_render_to, [folder] * count, batch, [size] * count, [frames] * count)
 
 
 def render_held_out(folder: Path, count: int, *, size: int = 128) -> Iterator[int]:
@@ -191,7 +194,7 @@ def default_cache(size: int = 128) -> Path:
     return Path(base) / "mosaicmem" / f"{VERSION}-{size}"
 
 
-def _render_to(folder: Path, seed: int, size: int) -> int:
+def _render_to(folder: Path, seed: int, size: int, frames: int | None = None) -> int:
     torch.set_num_threads(1)
-    write_clip(folder / f"{seed}.safetensors", render_clip(seed, size))
+    write_clip(folder / f"{seed}.safetensors", render_clip(seed, size, frames))
     return seed

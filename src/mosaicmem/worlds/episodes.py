@@ -150,7 +150,7 @@ def happen(scene: Scene, text: str, time: float) -> Scene:
         ConfigError: if the text is no event that scenes know.
     """
     words = text.split()
-    if words[:3] == ["the", "ball", "turns"] and words[3] in PALETTE:
+    if len(words) == 4 and words[:3] == ["the", "ball", "turns"] and words[3] in PALETTE:
         colour = scene.materials.colour.clone()
         second = scene.materials.second.clone()
         for i in _named(scene, "ball"):
@@ -159,7 +159,7 @@ def happen(scene: Scene, text: str, time: float) -> Scene:
         return replace(scene, materials=replace(scene.materials, colour=colour, second=second))
     if text == "the light goes out":
         return replace(scene, lights=replace(scene.lights, out_at=torch.full_like(scene.lights.out_at, time)))
-    if words[:3] == ["the", "light", "turns"] and words[3] in LIGHT_COLOURS:
+    if len(words) == 4 and words[:3] == ["the", "light", "turns"] and words[3] in LIGHT_COLOURS:
         tint = torch.full((3,), 0.25, dtype=torch.float64)
         tint[("red", "green", "blue").index(words[3])] = 1.15
         return replace(scene, lights=replace(scene.lights, colour=scene.lights.colour * tint))

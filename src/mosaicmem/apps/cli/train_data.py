@@ -30,6 +30,8 @@ class Args(Common):
 
     seeds: str = "0:200"
     """Episodes to render, as first:end."""
+    frames: Annotated[int | None, arg(help_behavior_hint="(default: what the path needs, 65 to 161)")] = None
+    """Frames of an episode, 1 + a multiple of 16: with 17, many worlds for the depth network in little time."""
     held_out: int = 6
     """Clips that are never trained on: held-out episodes, or the last videos."""
     processes: int = 1
@@ -54,15 +56,16 @@ def run(args: Args, session: Session) -> Result:
     folder = args.out or default_cache(size)
     with session.console.progress("rendering", end - first + args.held_out) as tick, session.stage("render"):
         done = 0
-        for _ in _both(folder, range(first, end), args.held_out, size, args.processes):
+        for _ in _both(args, folder, range(first, end), size):
             done += 1
             tick()
     return _report(done, folder, session)
 
 
-def _both(folder: Path, seeds: range, held: int, size: int, processes: int) -> Iterator[int]:
-    yield from render_ahead(folder, seeds, size=size, processes=processes)  # first: it refuses held-out seeds
-    yield from render_held_out(folder, held, size=size)
+def _both(args: Args, folder: Path, seeds: range, size: int) -> Iterator[int]:
+    # first, because it refuses held-out seeds
+    yield from render_ahead(folder, seeds, size=size, processes=args.processes, frames=args.frames)
+    yield from render_held_out(folder, args.held_out, size=size)
 
 
 def _convert(args: Args, videos: Path, folder: Path, session: Session) -> int:
