@@ -173,7 +173,8 @@ def test_episodes_are_rendered_where_asked(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         train_data, "render_held_out", lambda folder, count, **o: asked.append((folder, count, o)) or []
     )
-    assert run("train data --seeds 3:5 --held-out 2 --processes 2 --posed.size 32 --frames 17", "--out", tmp_path / "c")[0] == 0
+    words = "train data --seeds 3:5 --held-out 2 --processes 2 --posed.size 32 --frames 17"
+    assert run(words, "--out", tmp_path / "c")[0] == 0
     (ahead, held) = asked
     assert held == (tmp_path / "c", 2, {"size": 32})
     assert ahead == (tmp_path / "c", range(3, 5), {"size": 32, "processes": 2, "frames": 17})
