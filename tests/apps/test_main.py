@@ -195,13 +195,17 @@ def test_a_signal_ends_a_real_run_cleanly(tmp_path):
     argv += ["--out", str(tmp_path / "out")]
     processes = {sent: subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) for sent in expected}
     time.sleep(6)  # well inside the rendering, which takes minutes
-    for sent, process in processes.items():
-        with process:
+    try:
+        for sent, process in processes.items():
             assert process.poll() is None
             process.send_signal(sent)
             _, err = process.communicate(timeout=60)
-        assert process.returncode == expected[sent]
-        assert "nothing was written" in err
+            assert process.returncode == expected[sent]
+            assert "nothing was written" in err
+    finally:
+        for process in processes.values():
+            with process:
+                process.kill()
     assert list(tmp_path.iterdir()) == []
 
 
