@@ -2,7 +2,7 @@
 
     python benchmarks/networks.py [--worlds 64] [--model FOLDER] [--json]
 
-PSNR is the mean over frames of a world, then over worlds; depth error is the mean of |d - d*| / d* over pixels with depth.
+PSNR is the mean over frames of a world, then over worlds; depth errors are relative, over pixels that have a depth.
 """
 
 from __future__ import annotations
