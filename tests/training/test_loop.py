@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.training.child import TOY
 from tests.training.clips import ToyTask, world_task, write_world
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.training import loop
 from mosaicmem.training.checkpoint import load_checkpoint
+from mosaicmem.training.distributed import sixteen_bits
 from mosaicmem.training.loop import MAX_BAD_STEPS, TrainConfig, TrainingFailed, fit
 
 CHILD = Path(__file__).with_name("child.py")
@@ -33,8 +35,6 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 def same_tensors(a: Path, b: Path) -> bool:
-    from safetensors.torch import load_file
-
     first, second = load_file(a / "checkpoint.safetensors"), load_file(b / "checkpoint.safetensors")
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
@@ -114,7 +114,7 @@ def test_other_settings_are_refused_by_name(tmp_path, whole):
 
 def test_a_setting_that_is_newer_than_a_checkpoint_counts_as_its_default(tmp_path, whole):
     from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     source = whole / "checkpoint.safetensors"
     with safe_open(str(source), "pt") as file:
@@ -233,3 +233,22 @@ def test_a_run_leaves_its_log_curves_and_picture(whole):
     found = rows(whole)
     assert [r["step"] for r in found if "loss" in r] == list(range(1, 41))
     assert [r["step"] for r in found if "held_out" in r] == [20, 40]
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_auto_precision_asks_the_processor_and_the_others_do_not(monkeypatch, able):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: able, raising=False)
+    cpu = torch.device("cpu")
+    assert sixteen_bits("auto", cpu) is able
+    assert sixteen_bits("bfloat16", cpu) and not sixteen_bits("float32", cpu)
+    assert sixteen_bits("auto", torch.device("cuda:0"))
+
+
+def test_sixteen_bits_change_the_products_and_not_the_weights(tmp_path):
+    for precision in ("float32", "bfloat16"):
+        fit(ToyTask(), replace(TOY, steps=3, precision=precision), tmp_path / precision)
+    a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("float32", "bfloat16"))
+    weights = [name for name in a if name.startswith("weights.")]
+    assert all(b[name].dtype == torch.float32 for name in weights)
+    assert any(not torch.equal(a[name], b[name]) for name in weights)

@@ -88,3 +88,14 @@ def same_weights(module: nn.Module, world_size: int) -> None:
         return
     for tensor in [*module.parameters(), *module.buffers()]:
         dist.broadcast(tensor.data, 0)
+
+
+def sixteen_bits(precision: str, device: torch.device) -> bool:
+    """Whether matrices are multiplied in bfloat16: as `precision` says; for `auto`, if the processor is made for it."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type != "cpu":
+        return True
+    # the only questions that torch answers about 16 bits on a CPU
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in asked)

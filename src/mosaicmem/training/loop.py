@@ -23,7 +23,15 @@ from mosaicmem.errors import ConfigError, MosaicMemError
 from mosaicmem.io.files import write_image
 from mosaicmem.training.checkpoint import load_checkpoint, provenance, save_checkpoint
 from mosaicmem.training.curves import draw_curves
-from mosaicmem.training.distributed import any_rank, average_gradients, join, on_device, own_device, same_weights
+from mosaicmem.training.distributed import (
+    any_rank,
+    average_gradients,
+    join,
+    on_device,
+    own_device,
+    same_weights,
+    sixteen_bits,
+)
 from mosaicmem.training.task import Task
 
 MAX_BAD_STEPS = 5
@@ -47,8 +55,8 @@ class TrainConfig:
         warmup: Steps.
         decay: Share of the steps, at their end, in which the rate falls to 0; 1 is a half cosine over all.
         ema: Of the weights' running mean; shorter in the beginning.
-        precision: `bfloat16` multiplies matrices in 16 bits (weights and sums stay in 32): three times as fast on
-            processors that can (avx512_bf16, amx), five times slower on others.
+        precision: `bfloat16` multiplies matrices in 16 bits (weights and sums stay in 32): twice as fast on processors
+            that can (avx512_bf16, amx), five times slower on others; `auto` asks the processor.
         seed: Of initial weights and of what is random in a loss.
         checkpoint_minutes: Between two checkpoints.
         evaluate_every, log_every: Steps.
@@ -63,7 +71,7 @@ class TrainConfig:
     warmup: int = 100
     decay: float = 1.0
     ema: float = 0.999
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
     seed: int = 0
     checkpoint_minutes: float = 4.0
     evaluate_every: int = 500
@@ -74,8 +82,8 @@ class TrainConfig:
             raise ConfigError(
                 f"steps = {self.steps}, decay = {self.decay}, ema = {self.ema}, lr = {self.lr}: out of range"
             )
-        if self.precision not in ("float32", "bfloat16"):
-            raise ConfigError(f"precision = {self.precision!r}; expected float32 or bfloat16")
+        if self.precision not in ("float32", "bfloat16", "auto"):
+            raise ConfigError(f"precision = {self.precision!r}; expected float32, bfloat16 or auto")
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer = {self.optimizer!r}; expected adamw or muon")
 
@@ -136,6 +144,7 @@ class _Run:
             raise ConfigError(f"a batch of {batch} cannot be shared by {world} ranks; give a multiple of {world}")
         self.task, self.config, self.folder, self.rank, self.world = task, config, folder, rank, world
         self.module, self.on_step, self.device = task.module.to(device), on_step, device
+        self.half = sixteen_bits(config.precision, device)
         self.optimizers = _optimizers(self.module, config)
         self.ema = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
         self.step, self.seconds, self.bad, self.judged = 0, 0.0, 0, -1
@@ -180,7 +189,7 @@ class _Run:
         config = self.config
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.rank)
         batch = on_device(self.task.batch(self.step, self.rank, self.world), self.device)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss, metrics = self.task.loss(self.module, batch)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

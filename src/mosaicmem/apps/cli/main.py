@@ -32,7 +32,7 @@ COMMANDS = {
     "convert": "a trajectory from one format to another",
     "lint": "check a trajectory file for the mistakes people make",
     "train": "train the networks of a model from nothing: data, vae, depth, encode, world, export",
-    "bench": "time every stage, with warm-up and percentiles",
+    "bench": "time every stage; judge a model: bench memory, walk, prompts",
     "show-config": "all settings as loadable TOML or JSON",
 }
 

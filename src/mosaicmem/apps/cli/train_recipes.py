@@ -31,7 +31,7 @@ class VAETask(VAETaskConfig):
 
 @dataclass(frozen=True)
 class VAELoop(TrainConfig):
-    steps: int = 8000
+    steps: int = 2600
     lr: float = 2e-3
     ema: float = 0.998
     evaluate_every: int = 400
@@ -50,7 +50,11 @@ class DepthTask(DepthTaskConfig):
 
 @dataclass(frozen=True)
 class DepthLoop(TrainConfig):
-    steps: int = 6000
+    steps: int = 5500
+    lr: float = 1.5e-3
+    ema: float = 0.998
+    precision: Literal["float32", "bfloat16", "auto"] = "auto"
+    evaluate_every: int = 250
     seed: Suppress[int] = 0
 
 
@@ -71,9 +75,9 @@ class WorldTask(WorldTaskConfig):
 
 @dataclass(frozen=True)
 class WorldLoop(TrainConfig):
-    steps: int = 30_000
+    steps: int = 4650
     optimizer: Literal["adamw", "muon"] = "muon"
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16", "auto"] = "auto"
     warmup: int = 150
     decay: float = 0.3
     ema: float = 0.998
