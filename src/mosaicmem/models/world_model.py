@@ -31,9 +31,9 @@ class SamplingConfig:
         use_cameras: Whether attention carries cameras (PRoPE).
     """
 
-    steps: int = 4
+    steps: int = 3
     guidance: float = 1.0
-    shift: float = 6.0
+    shift: float = 5.0
     method: SamplerName = "multistep"
     use_cameras: bool = True
 
