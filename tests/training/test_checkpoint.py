@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from tests.training.child import TOY
 from tests.training.clips import MICRO, ToyTask, world_task, write_world
 
-from mosaicmem.errors import InputError
+from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.checkpoint import load_world, read_header
-from mosaicmem.training.checkpoint import FORMAT, copy_weights, export_weights, load_checkpoint
+from mosaicmem.training.checkpoint import FORMAT, copy_weights, export_weights, load_checkpoint, start_from
 from mosaicmem.training.loop import TrainConfig, fit
 
 
@@ -92,3 +92,17 @@ def test_a_killed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(ToyTask(), replace(TOY, steps=41), tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_training_begins_with_the_mean_of_anothers_weights(run, tmp_path):
+    averaged = {k[4:]: v for k, v in load_file(run / "checkpoint.safetensors").items() if k.startswith("ema.")}
+    exported = export_weights(run, tmp_path / "world.safetensors", half=False)
+    for source in (run, run / "checkpoint.safetensors", exported):
+        module = world_task(write_world(tmp_path / "data", 1)).module
+        assert any(not torch.equal(v, averaged[k]) for k, v in module.state_dict().items())
+        start_from(source, module)
+        assert all(torch.equal(v, averaged[k]) for k, v in module.state_dict().items())
+    with pytest.raises(ConfigError, match="another network"):
+        start_from(exported, ToyTask().module)
+    with pytest.raises(InputError, match="no such weights"):
+        start_from(tmp_path / "nowhere", ToyTask().module)

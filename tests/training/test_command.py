@@ -73,6 +73,8 @@ def test_from_nothing_to_a_model(run, data, tmp_path):
     vae, depth, model = (tmp_path / "model" / f"{name}.safetensors" for name in ("vae", "depth", "world"))
     vae, depth, model = load_vae(vae), load_depth(depth), load_world(model)
     assert depth.name == model.name == "micro"
+    more = ("--start-from", tmp_path / "model" / "world.safetensors", "--out", tmp_path / "more")
+    assert fine(f"world {WORLD} --steps 1", "--latents", tmp_path / "latents", *more)["step"] == 1
     gain = torch.tensor(coded["gain"])
     assert torch.allclose(model.network.gain, gain, rtol=1e-3)
     assert torch.allclose(vae.std, torch.tensor(coded["std"]))

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from mosaicmem._shapes import Tensor
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.io.files import atomic_path
+from mosaicmem.models.checkpoint import read_tensors
 
 FORMAT = "mosaicmem-training-1"
 FREE = ("steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every", "data.clips", "data.last")
@@ -99,6 +100,24 @@ def copy_weights(source: Path, out: Path, extra: dict[str, Any]) -> Path:
     """Copy exported weights, with more in their header."""
     header, weights = _read(source)
     return write_weights(out, weights, {**header, **extra})
+
+
+def start_from(path: Path, module: nn.Module) -> None:
+    """Give a module the averaged weights of a checkpoint, of its folder, or of exported weights.
+
+    Raises:
+        InputError: if there is no such file, or it holds no weights.
+        ConfigError: if they are of another network or of other sizes.
+    """
+    path = path / "checkpoint.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights; expected a checkpoint, its folder, or exported weights")
+    _, tensors = read_tensors(path)
+    averaged = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
+    try:
+        module.load_state_dict(averaged or tensors)
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
 
 
 def provenance() -> dict[str, str]:

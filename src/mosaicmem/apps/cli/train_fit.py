@@ -21,6 +21,7 @@ from mosaicmem.apps.cli.output import RUN_FILE, run_record, write_run
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.settings import to_dict
 from mosaicmem.errors import ConfigError, OutputExistsError
+from mosaicmem.training.checkpoint import start_from
 from mosaicmem.training.loop import Progress, TrainConfig, fit
 from mosaicmem.training.task import Task
 
@@ -41,6 +42,8 @@ class FitArgs(Common):
     """AdamW, or Muon for the matrices inside blocks."""
     lr: Annotated[float | None, arg(help_behavior_hint="")] = None
     """Learning rate at its highest."""
+    start_from: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: random weights)")] = None
+    """Begin with these weights: another run's folder, or exported ones such as those that ship."""
     device: str = "cpu"
     """Where to compute: cpu, cuda, cuda:1 ...; with torchrun each rank takes its own card."""
 
@@ -71,6 +74,8 @@ def run_fit(args: FitArgs, session: Session, make: Callable[[], Task], config: T
     folder = _folder(args, session, rank)
     with session.stage("open"):
         task = make()
+        if args.start_from is not None:  # a checkpoint in --out wins: the run goes on
+            start_from(args.start_from, task.module)
     count = sum(p.numel() for p in task.module.parameters())
     session.backend, session.note = "training", f"{task.name}, {count:,} parameters"
     session.wrote = folder
