@@ -230,10 +230,10 @@ def _write(folder: Path, report: dict[str, Any], outcome: Outcome, session: Sess
             truth, with_memory, without, alone = _panels(outcome, i)
             frames.append(block([[with_memory, without], [alone, truth]], text, video.panel))
     write_video(folder / "video.mp4", np.stack(frames), video.fps)
-    back = total - walk.seen
-    shown = [walk.seen + i for i in moments(back, video.sheet_rows)]
+    leaving = moments(walk.seen, video.sheet_rows // 3)
+    shown = [*leaving, *(walk.seen + i for i in moments(total - walk.seen, video.sheet_rows - len(leaving)))]
     rows = [(_caption(walk, report, i, "\n"), _panels(outcome, i)) for i in shown]
-    title = f"{label} The way back, from memory and without: {_gain(report)}"
+    title = f"{label} Away, and back from memory and without: {_gain(report)}"
     write_image(folder / "contact_sheet.png", sheet(rows, title, video.panel, "striped: nothing remembered there"))
     write_image(folder / "coverage.png", _chart(report, session))
     final = outcome.ways[True].state
