@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from tests.apps.conftest import everything_in
@@ -193,7 +194,10 @@ def test_a_signal_ends_a_real_run_cleanly(tmp_path):
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143}
     argv = [sys.executable, "-m", "mosaicmem", "demo", "--model", "synthetic", "--num-frames", "4001"]
     argv += ["--out", str(tmp_path / "out")]
-    processes = {sent: subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) for sent in expected}
+    # whoever runs the tests in the background may ignore SIGINT, and children inherit that
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    start = partial(subprocess.Popen, argv, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
+    processes = {sent: start() for sent in expected}
     time.sleep(6)  # well inside the rendering, which takes minutes
     try:
         for sent, process in processes.items():

@@ -107,7 +107,7 @@ def test_the_shipped_model_is_called_rooms(folder, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"steps": 3},
+        {"steps": 5},
         {"guidance": 3.0},
         {"shift": 1.0},
         {"method": "euler"},

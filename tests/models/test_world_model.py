@@ -76,7 +76,7 @@ def test_everything_in_a_request_matters():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 3}, {"guidance": 2.0}, {"guidance": 0.0}, {"shift": 4.0}, {"method": "euler"}, {"use_cameras": False}],
+    [{"steps": 5}, {"guidance": 2.0}, {"guidance": 0.0}, {"shift": 4.0}, {"method": "euler"}, {"use_cameras": False}],
 )
 def test_every_setting_of_the_sampler_matters(changes):
     model, whole = world(), request()
