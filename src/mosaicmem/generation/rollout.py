@@ -24,6 +24,7 @@ from mosaicmem.generation.noise import frame_noise
 from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
@@ -231,7 +232,8 @@ def _request(
     memory: PatchStore,
     config: RolloutConfig,
 ) -> WindowRequest:
-    picture, good = canvas(memory, mosaic, config.retrieval.tau)
+    kernel = models.vae.kernel
+    picture, good = canvas(memory, mosaic, config.retrieval.tau, kernel=kernel)
     if not len(memory):
         picture = torch.zeros(len(mosaic), *state.anchor.shape)
     anchor = state.anchor
@@ -243,12 +245,29 @@ def _request(
         anchor=anchor,
         canvas=picture.to(state.anchor.dtype),
         good=good,
-        tokens=assemble(memory, mosaic, config.alignment, first_latent=1, tau=config.retrieval.tau),
+        tokens=assemble(
+            memory,
+            mosaic,
+            config.alignment,
+            first_latent=1,
+            subframes=_subframes(models, state.grid, cameras, memory, config.retrieval),
+            kernel=kernel,
+            tau=config.retrieval.tau,
+        ),
         cameras=cameras.recentred().scaled(1 / state.scale),
         noise=frame_noise(state.seed, numbers, tuple(state.anchor.shape)),
         grid=state.grid,
         prompt=state.prompt,
     )
+
+
+def _subframes(
+    models: Models, grid: TokenGrid, cameras: Cameras, memory: PatchStore, config: RetrievalConfig
+) -> Mosaic | None:
+    """What memory shows at the raw frames before each reference frame, for a generator that reads it."""
+    if not models.generator.subframes:
+        return None
+    return retrieve(memory, cameras[grid.frames_of_latents(len(cameras))[1:, :-1].flatten()], grid, config)
 
 
 def _move_anchor(

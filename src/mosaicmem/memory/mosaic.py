@@ -63,23 +63,17 @@ class Mosaic:
     def __len__(self) -> int:
         return self.good.shape[0]
 
-    def __getitem__(self, view: int) -> Mosaic:
-        """One view, as a mosaic of one."""
-        i = range(len(self))[view]
-        s = slice(i, i + 1)
+    def __getitem__(self, view: int | slice | list[int]) -> Mosaic:
+        """One view, as a mosaic of one, or several."""
+        rows = range(len(self))[view] if not isinstance(view, list) else view
+        at = torch.tensor([rows] if isinstance(rows, int) else list(rows), dtype=torch.int64)
         return Mosaic(
-            self.owner[s],
-            self.source[s],
-            self.source_uv[s],
-            self.source_depth[s],
-            self.depth[s],
-            self.good[s],
-            self.covered[s],
-            self.picked[s],
-            self.decisions[s],
-            self.gains[s],
-            self.grid,
-            self.cameras[s],
+            *(getattr(self, name)[at] for name in _TENSORS_BEFORE),
+            picked=tuple(self.picked[i] for i in at.tolist()),
+            decisions=self.decisions[at],
+            gains=self.gains[at],
+            grid=self.grid,
+            cameras=self.cameras[at],
         )
 
     @property

@@ -7,19 +7,20 @@ source positions and the same depths. Holes give no token at all: a zero token w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
 
 from mosaicmem._shapes import Bool, Float, Int, Tensor
-from mosaicmem.errors import ConfigError
+from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.geometry.warps import inverse_depth_slopes
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Group
 from mosaicmem.memory.retrieval import RetrievalConfig
 from mosaicmem.memory.store import PatchStore
+from mosaicmem.ops.latent_kernel import read_between
 from mosaicmem.ops.warped_latent import cells_to_tokens, gather_cells, repeat_nearest_good
 from mosaicmem.ops.warped_rope import select_patches, take_patches
 
@@ -40,6 +41,8 @@ class MemoryTokens:
         target: `[L 2]` target token (row, column).
         source: `[L]` group of the store that owns the token.
         warped_latent: `[L]` whether the token was read by Warped Latent.
+        subframes: `[L x]` what memory shows at the raw frames of the target latent (see `assemble`), None if that was
+            not asked for.
     """
 
     features: Float[Tensor, "L c"]
@@ -48,6 +51,7 @@ class MemoryTokens:
     target: Int[Tensor, "L 2"]
     source: Int[Tensor, "L"]
     warped_latent: Bool[Tensor, "L"]
+    subframes: Float[Tensor, "L x"] | None = None
 
     def __len__(self) -> int:
         return len(self.latent)
@@ -61,6 +65,7 @@ class MemoryTokens:
             self.target[keep],
             self.source[keep],
             self.warped_latent[keep],
+            None if self.subframes is None else self.subframes[keep],
         )
 
     @property
@@ -75,12 +80,13 @@ class MemoryTokens:
 
 
 def canvas(
-    store: PatchStore, mosaic: Mosaic, tau: float = RetrievalConfig.tau
+    store: PatchStore, mosaic: Mosaic, tau: float = RetrievalConfig.tau, *, kernel: Tensor | None = None
 ) -> tuple[Float[Tensor, "l c h w"], Bool[Tensor, "l h w"]]:
     """Warped Latent as a picture: every good cell read bilinearly from the keyframe that serves it.
 
     Only taps that lie on the seen surface count (depth within `tau`, as at retrieval), so nothing is stretched into
-    what a surface uncovers. Differentiable in the stored latents.
+    what a surface uncovers. With the `kernel` of an autoencoder (`ops.latent_kernel`) it takes the place of bilinear
+    weights wherever all four cells around hold content. Differentiable in the stored latents.
 
     Returns:
         latents `[l c h w]`, 0 in holes (0 is no content: always use it with the mask), and good `[l h w]`. An empty
@@ -103,6 +109,11 @@ def canvas(
             tau,
             slope=inverse_depth_slopes(sources.depth, sources.valid),
         )
+        if kernel is not None:
+            sharp, known = read_between(
+                sources.latents, sources.valid, sources.local(mosaic.source), cells, kernel.to(read)
+            )
+            read = torch.where((known & (counted > 0))[..., None], sharp, read)
         values, weight = values + read, weight + counted
     return values.permute(0, 3, 1, 2), mosaic.good & (weight > 0)
 
@@ -113,69 +124,100 @@ def assemble(
     alignment: Alignment = "mixture",
     *,
     first_latent: int = 0,
-    probability: float | None = None,
+    subframes: Mosaic | None = None,
+    kernel: Tensor | None = None,
     generator: torch.Generator | None = None,
     tau: float = RetrievalConfig.tau,
 ) -> MemoryTokens:
-    """One token for every covered target token, by Warped RoPE, Warped Latent, or a mixture of both per token.
+    """Tokens for what memory shows: by Warped RoPE, by Warped Latent, or by both.
 
     Args:
         store, mosaic: The memory and what `retrieve` found in it.
-        alignment: `mixture` is Warped Latent where (latent + row + column) is even and Warped RoPE elsewhere.
+        alignment: `latent` and `rope` give a covered target token one token; `mixture` gives it one by Warped Latent
+            and, where (latent + row + column) is even, another by Warped RoPE.
         first_latent: Latent index of the mosaic's first view; 1 in a window whose latent 0 is a clean anchor.
-        probability: For training: each token is Warped Latent with this probability instead of the checkerboard
-            (`draw_probability`).
-        generator: Source of randomness, needed with `probability`.
+        subframes: What memory shows at the earlier raw frames of every view's latent, `temporal - 1` views for each,
+            in order. With it, tokens of Warped Latent say what is seen at each of them: `subframes` holds the cells'
+            latents and whether they are good, frame by frame (`[t - 1, c + 1, p, p]`), then whether those of
+            `features` are (`[p, p]`). For Warped RoPE, whose content is one stored patch, all of it is 0.
+        kernel: Of the autoencoder, to read between cells (see `canvas`).
+        generator: For training: `mixture` takes a random half for Warped RoPE in place of the checkerboard.
         tau: Relative depth agreement of the gather, as at retrieval.
 
     Raises:
-        ConfigError: on an unknown alignment, or `probability` outside [0, 1], without generator or without mixture.
+        ConfigError: on an unknown alignment.
+        GeometryError: if `subframes` has another number of views.
     """
-    _check(alignment, probability, generator)
+    if alignment not in ("rope", "latent", "mixture"):
+        raise ConfigError(f"alignment {alignment!r}: expected rope, latent or mixture")
+    grid, views = mosaic.grid, len(mosaic)
+    if subframes is not None and len(subframes) != views * (grid.temporal - 1):
+        raise GeometryError(f"{len(subframes)} earlier frames of {views} latents of {grid.temporal} frames each")
+    whole = mosaic if subframes is None else Mosaic.cat([mosaic, subframes])
+    picture, good = canvas(store, whole, tau, kernel=kernel)
     view, row, column = mosaic.covered.nonzero().unbind(1)
     latent = view + first_latent
-    if alignment == "latent":
-        gathered = torch.ones_like(latent, dtype=torch.bool)
-    elif alignment == "rope":
-        gathered = torch.zeros_like(latent, dtype=torch.bool)
-    elif probability is None:
-        gathered = (latent + row + column) % 2 == 0
-    else:
-        gathered = torch.rand(len(latent), generator=generator) < probability
-    tokens = MemoryTokens(
-        features=torch.zeros(len(latent), 0),
+    cells = repeat_nearest_good(picture[:views].permute(0, 2, 3, 1), good[:views], grid.patch)
+    gathered = MemoryTokens(
+        features=cells_to_tokens(cells, grid.patch).flatten(3)[view, row, column],
         positions=torch.stack([latent, row, column], -1).double(),
         latent=latent,
         target=torch.stack([row, column], -1),
         source=mosaic.owner[view, row, column],
-        warped_latent=gathered,
+        warped_latent=torch.ones_like(latent, dtype=torch.bool),
+        subframes=None if subframes is None else _frame_by_frame(picture, good, grid)[view, row, column],
     )
-    if not len(tokens):
-        channels = store.group(0).keyframe.latents.shape[0] if len(store) else 0
-        return replace(tokens, features=torch.zeros(0, channels * mosaic.grid.patch**2))
-    picture, good = canvas(store, mosaic, tau)
-    cells = repeat_nearest_good(picture.permute(0, 2, 3, 1), good, mosaic.grid.patch)
-    blocks = cells_to_tokens(cells, mosaic.grid.patch).flatten(3)
-    tokens = replace(tokens, features=blocks[view, row, column])
-    return tokens if bool(gathered.all()) else _warp_rope(store, mosaic, tokens, view)
+    if alignment == "latent" or not len(gathered):
+        return gathered
+    warped = _warp_rope(store, mosaic, gathered, view)
+    if alignment == "rope":
+        return warped
+    if generator is None:
+        chosen = (warped.latent + warped.target.sum(-1)) % 2 == 0
+    else:
+        chosen = torch.rand(len(warped), generator=generator) < 0.5
+    both = _joined(gathered, warped[chosen])
+    target = both.target.unbind(-1)
+    return both[((both.latent * grid.tokens[0] + target[0]) * grid.tokens[1] + target[1]).argsort(stable=True)]
 
 
-def draw_probability(generator: torch.Generator) -> float:
-    """Share of Warped Latent tokens of one training sample: 1, 1/2 or 0 with probabilities 1/4, 1/2, 1/4."""
-    return (1.0, 0.5, 0.5, 0.0)[int(torch.randint(4, (), generator=generator))]
+def subframe_width(channels: int, grid: TokenGrid) -> int:
+    """Numbers of `MemoryTokens.subframes`."""
+    return ((grid.temporal - 1) * (channels + 1) + 1) * grid.patch**2
+
+
+def draw_alignment(generator: torch.Generator) -> Alignment:
+    """How a training sample reads memory: more often as generation does by default."""
+    return ("latent", "latent", "latent", "mixture", "mixture", "mixture", "mixture", "rope")[
+        int(torch.randint(8, (), generator=generator))
+    ]
+
+
+def _frame_by_frame(
+    picture: Float[Tensor, "v c h w"], good: Bool[Tensor, "v h w"], grid: TokenGrid
+) -> Float[Tensor, "l m n x"]:
+    """`MemoryTokens.subframes` of all target tokens; the first views are those of the reference frames."""
+    count = len(good) // grid.temporal
+    shown = torch.cat([picture[count:], good[count:, None].to(picture)], dim=1)
+    earlier = cells_to_tokens(shown.permute(0, 2, 3, 1), grid.patch).flatten(3)  # [l (t-1) m n (c+1) p p]
+    earlier = earlier.unflatten(0, (count, grid.temporal - 1)).movedim(1, 3).flatten(3)
+    return torch.cat([earlier, _blocks(good[:count], grid.patch).to(earlier)], dim=-1)
+
+
+def _joined(a: MemoryTokens, b: MemoryTokens) -> MemoryTokens:
+    parts = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(MemoryTokens)]
+    return MemoryTokens(*(None if x is None else torch.cat([x, y]) for x, y in parts))  # pyright: ignore
 
 
 def _warp_rope(store: PatchStore, mosaic: Mosaic, tokens: MemoryTokens, view: Tensor) -> MemoryTokens:
-    """Replace the tokens that are not `warped_latent` by whole source patches at their landing.
+    """Whole source patches at their landing, in place of what was gathered for the tokens' targets.
 
     Tokens whose patch lands nowhere in view, or belongs to another token of the same latent, are dropped.
     """
     patch = mosaic.grid.patch
     row, column = tokens.target.unbind(-1)
-    wanted = torch.zeros_like(mosaic.covered)
-    wanted[view, row, column] = ~tokens.warped_latent
     features, positions = tokens.features, tokens.positions.clone()
-    keep = tokens.warped_latent.clone()
+    keep = torch.zeros_like(tokens.warped_latent)
     owner_of_cell = mosaic.owner.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
     for sources in _sources(store, mosaic):
         owner = sources.local(mosaic.owner)
@@ -191,7 +233,7 @@ def _warp_rope(store: PatchStore, mosaic: Mosaic, tokens: MemoryTokens, view: Te
             grid=mosaic.grid,
             source_grid=sources.grid,
             z_near=RetrievalConfig.near * store.scale,
-            wanted=wanted,
+            wanted=mosaic.covered,
         )
         # a patch may hold masked (deleted) content only, although its neighbour was seen through it
         alive = _blocks(sources.valid, patch).any(-1)[warped.group, warped.patch[..., 0], warped.patch[..., 1]]
@@ -201,7 +243,9 @@ def _warp_rope(store: PatchStore, mosaic: Mosaic, tokens: MemoryTokens, view: Te
         features = features.index_put((chosen,), stored)
         positions[chosen, 1:] = warped.positions[v, r, c, 1:]
         keep[chosen] = True
-    return replace(tokens, features=features, positions=positions)[keep]
+    nothing = None if tokens.subframes is None else torch.zeros_like(tokens.subframes)
+    warped_latent = torch.zeros_like(tokens.warped_latent)
+    return replace(tokens, features=features, positions=positions, warped_latent=warped_latent, subframes=nothing)[keep]
 
 
 @dataclass(frozen=True)
@@ -262,15 +306,3 @@ def _center_depths(sources: _Sources) -> Float[Tensor, "s m n"]:
     near, far = around.amin(-1), around.amax(-1)
     one_surface = (near > 0) & (far <= (1 + CENTER_TOLERANCE) * near)
     return torch.where(one_surface, 1 / (1 / around.clamp(min=1e-12)).mean(-1), 0)
-
-
-def _check(alignment: str, probability: float | None, generator: torch.Generator | None) -> None:
-    if alignment not in ("rope", "latent", "mixture"):
-        raise ConfigError(f"alignment {alignment!r}: expected rope, latent or mixture")
-    if probability is None:
-        return
-    if alignment != "mixture" or generator is None or not 0 <= probability <= 1:
-        raise ConfigError(
-            f"probability = {probability} with alignment {alignment!r} and generator {generator}: a random mixture "
-            "needs alignment 'mixture', a probability in [0, 1] and a torch.Generator"
-        )

@@ -61,6 +61,11 @@ class Generator(Protocol):
         """Whether what it puts into holes is content worth remembering. If not, nothing of its frames is."""
         ...
 
+    @property
+    def subframes(self) -> bool:
+        """Whether it reads what memory shows at every raw frame, not at reference frames alone."""
+        ...
+
     def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:
         """Latents 1..l of the window; latent 0 stays the anchor."""
         ...

@@ -46,6 +46,11 @@ class PixelShuffleVAE:
     def channels(self) -> int:
         return 3 * self.stride**2 * self.temporal
 
+    @property
+    def kernel(self) -> None:
+        """Cells are pixels, which are read bilinearly."""
+        return None
+
     def encode_image(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Every frame alone, repeated over the time slots; `GeometryError` unless the size fits the stride."""
         check_image_size(frames, self.stride)
@@ -93,6 +98,7 @@ class Compositor:
 
     name = "compositor"
     label = LABEL
+    subframes = False
 
     def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:
         """The canvas with its holes filled; equal requests give equal bits."""

@@ -68,6 +68,11 @@ class TAEF2(nn.Module):
         decoder = _load(lambda: _decoder(decoder_width, decoder_wide, channels), decoder_state, paths[1])
         return TAEF2(encoder, decoder, channels)
 
+    @property
+    def kernel(self) -> None:
+        """None was fitted: cells are read bilinearly."""
+        return None
+
     def encode_image(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Latents of frames in [-1, 1]; height and width are multiples of 8, else `GeometryError`."""
         check_image_size(frames, self.stride)

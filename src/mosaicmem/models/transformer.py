@@ -34,7 +34,7 @@ Prediction = Literal["velocity", "x0"]
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes, by the names of diffusers' `config.json`; the last three are ours.
+    """Sizes, by the names of diffusers' `config.json`; the last four are ours.
 
     Attributes:
         patch_size: Latent cells per token along (t, y, x).
@@ -48,6 +48,7 @@ class TransformerConfig:
         prope_layout: Which channels carry cameras, see `ops.prope`.
         prediction: What the output is: the velocity `noise - x0`, or `x0`.
         checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        memory_subframes: Numbers of `MemoryTokens.subframes` that memory tokens bring; 0 reads none.
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -64,6 +65,7 @@ class TransformerConfig:
     prope_layout: Layout = "fused"
     prediction: Prediction = "velocity"
     checkpointing: bool = False
+    memory_subframes: int = 0
 
     def __post_init__(self) -> None:
         p = self.patch_size
@@ -120,12 +122,14 @@ class MemoryBatch:
         positions: `[b M 3]` rotary (t, y, x).
         row: `[b M]` target latent, whose cameras the token carries.
         mask: `[b M]` False for padding; None if there is none.
+        subframes: `[b M x]` what memory shows at raw frames; None if the tokens do not say.
     """
 
     features: Float[Tensor, "b M c"]
     positions: Float[Tensor, "b M 3"]
     row: Int64[Tensor, "b M"]
     mask: Bool[Tensor, "b M"] | None = None
+    subframes: Float[Tensor, "b M x"] | None = None
 
     def __len__(self) -> int:
         return self.features.shape[1]
@@ -145,6 +149,8 @@ class MemoryBatch:
         positions = torch.zeros(len(batch), total, 3)
         row = torch.zeros(len(batch), total, dtype=torch.int64)
         mask = torch.zeros(len(batch), total, dtype=torch.bool)
+        told = [tokens.subframes for tokens in batch if tokens.subframes is not None]
+        subframes = torch.zeros(len(batch), total, told[0].shape[1]) if told else None
         for b, tokens in enumerate(batch):
             start = 0
             for latent, count in zip(latents, counts, strict=True):
@@ -153,9 +159,11 @@ class MemoryBatch:
                 features[b, here] = tokens.features[mine].float()
                 positions[b, here] = tokens.positions[mine].float()
                 mask[b, here] = True
+                if subframes is not None and tokens.subframes is not None:
+                    subframes[b, here] = tokens.subframes[mine].float()
                 row[b, start : start + count] = latent
                 start += count
-        return cls(features, positions, row, None if bool(mask.all()) else mask)
+        return cls(features, positions, row, None if bool(mask.all()) else mask, subframes)
 
 
 @dataclass(frozen=True)
@@ -187,6 +195,11 @@ class VideoTransformer(nn.Module):
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
         self.proj_out = nn.Linear(dim, config.out_channels * math.prod(p))
         self.scale_shift_table = normal(1, 2, dim, std=dim**-0.5)
+        self.subframe_embedding: nn.Linear | None = None
+        if config.memory_subframes:  # from nothing: without training, the model is what it was
+            self.subframe_embedding = nn.Linear(config.memory_subframes, dim)
+            nn.init.zeros_(self.subframe_embedding.weight)
+            nn.init.zeros_(self.subframe_embedding.bias)
 
     def forward(
         self,
@@ -213,7 +226,8 @@ class VideoTransformer(nn.Module):
             first_latent: Time index of the first latent.
 
         Raises:
-            GeometryError: if the latents do not divide into tokens, or timesteps are of another number.
+            GeometryError: if the latents do not divide into tokens, timesteps are of another number, or memory lacks
+                the sub-frames that this model reads.
         """
         b, _, l, h, w = latents.shape
         p = self.config.patch_size[1]
@@ -228,8 +242,7 @@ class VideoTransformer(nn.Module):
         row = torch.arange(l, device=latents.device).repeat_interleave(m * n).expand(b, -1)
         mask = None
         if memory is not None and len(memory):
-            weight = self.patch_embedding.weight.flatten(1)
-            tokens = torch.cat([tokens, F.linear(memory.features.to(kind), weight, self.patch_embedding.bias)], dim=1)
+            tokens = torch.cat([tokens, self._embed(memory, kind)], dim=1)
             times = torch.cat([times, times.new_zeros(b, len(memory))], dim=1)
             positions = torch.cat([positions, memory.positions.to(positions)], dim=1)
             row = torch.cat([row, memory.row], dim=1)
@@ -275,6 +288,20 @@ class VideoTransformer(nn.Module):
         for block in self.blocks:
             for linear in (block.attn1.to_q, block.attn1.to_k):  # pyright: ignore[reportAttributeAccessIssue]
                 linear.bias.view(-1, d)[::2, firsts] = strength  # pyright: ignore
+
+    def _embed(self, memory: MemoryBatch, kind: torch.dtype) -> Float[Tensor, "b M dim"]:
+        """As video is embedded, and what memory shows at the latent's earlier raw frames."""
+        weight = self.patch_embedding.weight.flatten(1)
+        tokens = F.linear(memory.features.to(kind), weight, self.patch_embedding.bias)
+        if self.subframe_embedding is None:
+            return tokens
+        found = 0 if memory.subframes is None else memory.subframes.shape[-1]
+        if memory.subframes is None or found != self.config.memory_subframes:
+            raise GeometryError(
+                f"memory tokens bring {found} numbers of sub-frames, this model reads {self.config.memory_subframes}; "
+                "give `assemble` what memory shows at the earlier raw frames (subframes=)"
+            )
+        return tokens + self.subframe_embedding(memory.subframes.to(kind)).to(tokens.dtype)
 
     def _per_token(self, timesteps: Tensor, b: int, l: int, tokens: int) -> Float[Tensor, "b L"]:
         if timesteps.ndim == 1:

@@ -39,6 +39,11 @@ class VAE(Protocol):
         """Channels of a latent."""
         ...
 
+    @property
+    def kernel(self) -> Float[Tensor, "k k t c"] | None:
+        """How its image-mode latents are read between cells (`ops.latent_kernel`), None for bilinearly."""
+        ...
+
     def encode_image(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Every frame alone."""
         ...

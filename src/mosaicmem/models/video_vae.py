@@ -139,11 +139,13 @@ class VideoVAE(nn.Module):
     """The autoencoder of the shipped model; implements `models.vae.VAE`.
 
     `mean` and `std` bring latents of both modes to zero mean and unit spread per channel; they are fitted to data after
-    training, and are one where nothing was fitted.
+    training, and are one where nothing was fitted. `between` is the interpolation kernel, fitted after them, zero until
+    then.
     """
 
     mean: Tensor
     std: Tensor
+    between: Tensor
 
     def __init__(self, config: VideoVAEConfig | None = None) -> None:
         super().__init__()
@@ -152,6 +154,8 @@ class VideoVAE(nn.Module):
         self.group = Coder(self.config.temporal, self.config.group_widths, self.config)
         self.register_buffer("mean", torch.zeros(2, self.config.channels))
         self.register_buffer("std", torch.ones(2, self.config.channels))
+        shifts, c = self.config.stride + 1, self.config.channels
+        self.register_buffer("between", torch.zeros(shifts, shifts, 4 * c, c))
 
     @property
     def name(self) -> str:
@@ -172,6 +176,11 @@ class VideoVAE(nn.Module):
     def channels(self) -> int:
         """Channels of a latent."""
         return self.config.channels
+
+    @property
+    def kernel(self) -> Float[Tensor, "k k t c"] | None:
+        """How image latents are read between cells; None where that was not fitted."""
+        return self.between if bool(self.between[0, 0].any()) else None
 
     @torch.no_grad()
     def encode_image(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:

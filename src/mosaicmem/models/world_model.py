@@ -97,6 +97,11 @@ class WorldModel:
         """Whether memory tokens are read."""
         return self._use_memory
 
+    @property
+    def subframes(self) -> bool:
+        """Whether the network reads what memory shows at every raw frame."""
+        return self._use_memory and self.network.config.memory_subframes > 0
+
     def with_sampling(self, **changes: object) -> WorldModel:
         """The same weights with other settings."""
         return WorldModel(self.network, self._name, replace(self.sampling, **changes), use_memory=self._use_memory)  # pyright: ignore

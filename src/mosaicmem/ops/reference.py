@@ -280,3 +280,33 @@ def repeat_nearest_good(values: Float[Tensor, "l h w c"], good: Bool[Tensor, "l 
         if best is not None:
             out[l, r, c] = values[l, best[1], best[2]]
     return out
+
+
+def read_between(
+    latents: Float[Tensor, "s c h w"],
+    valid: Bool[Tensor, "s h w"],
+    source: Int64[Tensor, "q"],
+    cells: Float[Tensor, "q 2"],
+    kernel: Float[Tensor, "k k t c"],
+) -> tuple[Float[Tensor, "q c"], Bool[Tensor, "q"]]:
+    """Kernel of an autoencoder, one query and one of the four cells around it at a time."""
+    _, c, h, w = latents.shape
+    steps = len(kernel) - 1
+    values, known = [], []
+    for s, (x, y) in zip(source.tolist(), cells.tolist(), strict=True):
+        value, whole = torch.zeros(c, dtype=latents.dtype), False
+        if s >= 0 and 0 <= x <= w - 1 and 0 <= y <= h - 1:
+            left, top = min(math.floor(x), w - 2), min(math.floor(y), h - 2)
+            whole = all(bool(valid[s, top + a, left + b]) for a in (0, 1) for b in (0, 1))
+        if whole:
+            for n in range(len(kernel)):  # whole pixels down and across; only the nearest two of each count
+                for m in range(len(kernel)):
+                    share = max(0, 1 - abs((y - top) * steps - n)) * max(0, 1 - abs((x - left) * steps - m))
+                    if share == 0:
+                        continue
+                    for tap, (a, b) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+                        weight = kernel[n, m, tap * c : (tap + 1) * c].to(latents.dtype)
+                        value = value + share * (latents[s, :, top + a, left + b] @ weight)
+        values.append(value)
+        known.append(whole)
+    return torch.stack(values), torch.tensor(known)

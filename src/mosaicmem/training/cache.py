@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -23,10 +24,11 @@ from mosaicmem._shapes import Float, Tensor, UInt8
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.files import atomic_path
-from mosaicmem.worlds.episodes import HELD_OUT, make_episode
+from mosaicmem.worlds.episodes import HELD_OUT, make_episode, movers
 
 VERSION = "episodes-1"
 STEP = 4  # depth is kept for every so many frames
+BLOCK = 8  # pixels of a side of the blocks that say what moves
 HELD_FOLDER = "held-out"
 """Folder inside a folder of clips, or of encoded clips, that holds those which are never trained on."""
 
@@ -41,6 +43,8 @@ class Clip:
         depth: `[k H W]` z-depth of frames 0, 4, 8 ..., 0 = unknown.
         cameras: One per frame, float64.
         caption, event, event_frame: Words; `event` holds from `event_frame` on ("" and n: never).
+        moving: `[n h w]` uint8, how much of each block of `BLOCK` pixels shows what moves by itself, 255 = all of it;
+            None where nobody knows.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Clip:
     caption: str
     event: str
     event_frame: int
+    moving: UInt8[Tensor, "n h w"] | None = None
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -97,6 +102,8 @@ def write_clip(path: Path, clip: Clip) -> None:
         "viewmats": clip.cameras.viewmats.double().contiguous(),
         "Ks": clip.cameras.Ks.double().contiguous(),
     }
+    if clip.moving is not None:
+        tensors["moving"] = clip.moving.contiguous()
     words = {"caption": clip.caption, "event": clip.event, "event_frame": clip.event_frame, "version": VERSION}
     with atomic_path(path, overwrite=True) as part:
         part.write_bytes(save(tensors, {"mosaicmem": json.dumps(words)}))
@@ -113,7 +120,8 @@ def read_clip(path: Path) -> Clip:
     words, tensors = read_tensors(path, VERSION)
     rgb, depth = tensors["rgb"], tensors["depth"].float()
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], rgb.shape[-1], rgb.shape[-2])
-    return Clip(path.stem, rgb, depth, cameras, words["caption"], words["event"], int(words["event_frame"]))
+    words_of_clip = words["caption"], words["event"], int(words["event_frame"])
+    return Clip(path.stem, rgb, depth, cameras, *words_of_clip, tensors.get("moving"))
 
 
 def read_tensors(path: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -138,13 +146,25 @@ def render_clip(seed: int, size: int = 128, frames: int | None = None) -> Clip:
     shot = episode.film()
     rgb = ((shot.rgb.clamp(-1, 1) + 1) * 127.5).round().byte()
     text, frame = ("", len(rgb)) if episode.event is None else (episode.event.text, episode.event.frame)
-    return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, episode.caption, text, frame)
+    moves = torch.isin(shot.object_id, movers(episode.scene)).float()
+    moving = (255 * F.avg_pool2d(moves, BLOCK)).round().byte()
+    return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, episode.caption, text, frame, moving)
 
 
 def render_ahead(
-    folder: Path, seeds: Iterable[int], *, size: int = 128, processes: int = 1, frames: int | None = None
+    folder: Path,
+    seeds: Iterable[int],
+    *,
+    size: int = 128,
+    processes: int = 1,
+    frames: int | None = None,
+    event: str = "",
 ) -> Iterator[int]:
     """Render what is missing, yielding each seed that is done. Few `frames` an episode give many worlds in little time.
+
+    Args:
+        folder, seeds, size, processes, frames: What, where and how (see `make_episode`).
+        event: Only episodes whose event has this word in it are rendered: what is rare can be had more often.
 
     Raises:
         ConfigError: if a seed is held out.
@@ -158,13 +178,14 @@ def render_ahead(
     yield from (seed for seed in wanted if seed not in set(missing))
     if processes <= 1:
         for seed in missing:
-            yield _render_to(folder, seed, size, frames)
+            yield _render_to(folder, seed, size, frames, event)
         return
     with ProcessPoolExecutor(processes) as pool:
         for start in range(0, len(missing), 8 * processes):
             batch = missing[start : start + 8 * processes]
             count = len(batch)
-            yield from pool.map(_render_to, [folder] * count, batch, [size] * count, [frames] * count)
+            each = [folder] * count, batch, [size] * count, [frames] * count, [event] * count
+            yield from pool.map(_render_to, *each)
 
 
 def render_held_out(folder: Path, count: int, *, size: int = 128) -> Iterator[int]:
@@ -194,7 +215,11 @@ def default_cache(size: int = 128) -> Path:
     return Path(base) / "mosaicmem" / f"{VERSION}-{size}"
 
 
-def _render_to(folder: Path, seed: int, size: int, frames: int | None = None) -> int:
+def _render_to(folder: Path, seed: int, size: int, frames: int | None = None, event: str = "") -> int:
     torch.set_num_threads(1)
+    if event:
+        happens = make_episode(seed, size=size, frames=frames).event
+        if happens is None or event not in happens.text.split():
+            return seed
     write_clip(folder / f"{seed}.safetensors", render_clip(seed, size, frames))
     return seed

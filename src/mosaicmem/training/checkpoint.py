@@ -22,6 +22,8 @@ from mosaicmem.models.checkpoint import read_tensors
 FORMAT = "mosaicmem-training-1"
 FREE = ("steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every", "data.clips", "data.last")
 """What may change between two runs of one training: when it stops, how often it reports, and more data."""
+LATE = ".subframe_embedding."
+"""In the names of parameters that weights may lack: they start at zero effect."""
 
 
 def save_checkpoint(
@@ -105,6 +107,8 @@ def copy_weights(source: Path, out: Path, extra: dict[str, Any]) -> Path:
 def start_from(path: Path, module: nn.Module) -> None:
     """Give a module the averaged weights of a checkpoint, of its folder, or of exported weights.
 
+    What reads the sub-frames of memory tokens starts at zero where the weights do not have it yet.
+
     Raises:
         InputError: if there is no such file, or it holds no weights.
         ConfigError: if they are of another network or of other sizes.
@@ -114,8 +118,10 @@ def start_from(path: Path, module: nn.Module) -> None:
         raise InputError(f"{path}: no such weights; expected a checkpoint, its folder, or exported weights")
     _, tensors = read_tensors(path)
     averaged = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
+    weights = averaged or tensors
+    own = {k: v for k, v in module.state_dict().items() if LATE in k}
     try:
-        module.load_state_dict(averaged or tensors)
+        module.load_state_dict({**own, **weights})
     except RuntimeError as error:
         raise ConfigError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
 

@@ -1,6 +1,7 @@
 """Clips to latents, once, and what has to be measured of an autoencoder before a world model learns on its latents.
 
 fit_statistics(vae, clips)            # in place: vae.mean, vae.std [2 c], so that latents have mean 0 and spread 1
+fit_between(vae, clips)               # in place: vae.between, how latents are read between cells
 network.gain.copy_(channel_gain(vae, latents))   # [2 c], of images and of groups
 """
 
@@ -19,12 +20,14 @@ from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.checkpoint import load_vae, read_header
 from mosaicmem.models.video_vae import Coder, VideoVAE
+from mosaicmem.ops.latent_kernel import fit_kernel
 from mosaicmem.training.cache import HELD_FOLDER, STEP, Clip, ClipCache, read_clip
 from mosaicmem.training.checkpoint import export_weights, write_weights
 from mosaicmem.training.world_task import LatentClip, encode_clip, write_latents
 
 VAE_FILE = "vae.safetensors"
 _MEASURED = 16  # clips that the gain is measured on
+_FITTED = ("mean", "std", "between")  # after training, to data
 _NUDGE = 0.25  # of a latent's own spread: small enough to be linear, large enough for float32
 
 
@@ -52,6 +55,19 @@ def fit_statistics(vae: VideoVAE, clips: Iterable[Clip]) -> None:
     mean = total / count
     vae.mean.copy_(mean)
     vae.std.copy_((squares / count - mean.square()).clamp(min=1e-8).sqrt())
+
+
+def fit_between(vae: VideoVAE, clips: Sequence[Clip], *, frames: int = 200) -> None:
+    """Set `vae.between` to the interpolation kernel of its image latents (after `fit_statistics`).
+
+    Raises:
+        InputError: if there are no clips.
+    """
+    if not clips:
+        raise InputError("no clips to fit the kernel on; render some first")
+    each = -(-frames // len(clips))
+    pictures = [clip.frames(torch.linspace(0, len(clip) - 1, each).long().tolist()) for clip in clips[:frames]]
+    vae.between.copy_(fit_kernel(vae.encode_image, torch.cat(pictures), vae.stride))
 
 
 @torch.no_grad()
@@ -95,8 +111,8 @@ def _mean_square(
 def prepare_vae(source: Path, clips: Sequence[Clip], out: Path) -> VideoVAE:
     """Put an autoencoder beside the latents that will be made with it: `out/vae.safetensors`, as it is shipped.
 
-    Statistics are fitted unless the autoencoder has some already; the decoder's gain is measured and written into the
-    header. A second call with the same autoencoder changes nothing.
+    Statistics and the kernel between cells are fitted unless the autoencoder has them already; the decoder's gain is
+    measured and written into the header. A second call with the same autoencoder changes nothing.
 
     Args:
         source: A training's folder or checkpoint (its averaged weights count), an exported file, or a folder with
@@ -117,6 +133,8 @@ def prepare_vae(source: Path, clips: Sequence[Clip], out: Path) -> VideoVAE:
         return load_vae(target)
     if bool((vae.std == 1).all()):
         fit_statistics(vae, clips)
+    if vae.kernel is None:
+        fit_between(vae, clips)
     gain = channel_gain(vae, [encode_clip(vae, clip) for clip in clips[:_MEASURED]])
     weights = {k: v if k in ("mean", "std") else v.half() for k, v in vae.state_dict().items()}
     write_weights(target, weights, {**header, "gain": gain.tolist()})
@@ -177,6 +195,4 @@ def _loaded(path: Path, _: int) -> VideoVAE:
 
 def _same_network(a: VideoVAE, b: VideoVAE) -> bool:
     mine, other = a.state_dict(), b.state_dict()
-    return a.config == b.config and all(
-        torch.equal(mine[k].half(), other[k].half()) for k in mine if k not in ("mean", "std")
-    )
+    return a.config == b.config and all(torch.equal(mine[k].half(), other[k].half()) for k in mine if k not in _FITTED)

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from mosaicmem._shapes import Float, Int64, Tensor
-from mosaicmem.diffusion.flow import add_noise, draw_sigma, flow_loss
+from mosaicmem.diffusion.flow import add_noise, draw_sigma, flow_loss, x0_from
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
@@ -24,14 +24,14 @@ from mosaicmem.memory.lifting import lift
 from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
-from mosaicmem.models.conditioning import MemoryTokens, assemble, draw_probability
+from mosaicmem.models.conditioning import Alignment, MemoryTokens, assemble, draw_alignment
 from mosaicmem.models.text import tokenize
 from mosaicmem.models.transformer import MemoryBatch, TransformerConfig
 from mosaicmem.models.vae import VAE
 from mosaicmem.models.world_model import WorldNetwork, window_cameras
 from mosaicmem.ops.prope import TokenCameras
 from mosaicmem.training.cache import STEP, Clip, read_tensors
-from mosaicmem.training.distributed import on_device
+from mosaicmem.training.distributed import on_device, sixteen_bits
 
 LATENT_VERSION = "latents-1"
 
@@ -48,6 +48,8 @@ class LatentClip:
         depth: `[k H W]` z-depth of frames 0, 4, 8 ...
         cameras: One per raw frame, float64.
         caption, event, event_frame: Words.
+        moving: `[k - 1 h w]` share of each cell, over the group's frames, that shows what moves by itself; None where
+            nobody knows.
     """
 
     image: Float[Tensor, "k c h w"]
@@ -58,6 +60,7 @@ class LatentClip:
     caption: str
     event: str
     event_frame: int
+    moving: Float[Tensor, "g h w"] | None = None
 
 
 def encode_clip(vae: VAE, clip: Clip) -> LatentClip:
@@ -65,6 +68,10 @@ def encode_clip(vae: VAE, clip: Clip) -> LatentClip:
     n = 1 + (len(clip) - 1) // STEP * STEP
     frames = clip.frames(slice(0, n))
     coded = vae.encode_video(frames.transpose(0, 1)[None])
+    moving = None
+    if clip.moving is not None:
+        moving = nn.functional.interpolate(clip.moving[None, 1:n].float() / 255, coded.shape[-2:], mode="area")[0]
+        moving = moving.unflatten(0, (-1, STEP)).mean(1)
     seen = vae.decode_video(coded)[0].transpose(0, 1)[::STEP]
     return LatentClip(
         vae.encode_image(frames[::STEP]),
@@ -75,12 +82,15 @@ def encode_clip(vae: VAE, clip: Clip) -> LatentClip:
         clip.caption,
         clip.event,
         clip.event_frame,
+        moving,
     )
 
 
 def write_latents(path: Path, clip: LatentClip) -> None:
     """Write an encoded clip, whole or not at all (float16)."""
     tensors = {k: getattr(clip, k).half().contiguous() for k in ("image", "echo", "groups", "depth")}
+    if clip.moving is not None:
+        tensors["moving"] = clip.moving.half().contiguous()
     tensors |= {"viewmats": clip.cameras.viewmats.contiguous(), "Ks": clip.cameras.Ks.contiguous()}
     words = {"caption": clip.caption, "event": clip.event, "event_frame": clip.event_frame, "version": LATENT_VERSION}
     words |= {"width": clip.cameras.width, "height": clip.cameras.height}
@@ -94,7 +104,7 @@ def read_latents(path: Path) -> LatentClip:
     if not path.is_file():
         raise InputError(f"{path}: no such encoded clip")
     words, tensors = read_tensors(path, LATENT_VERSION)
-    floats = {k: tensors[k].float() for k in ("image", "echo", "groups", "depth")}
+    floats = {k: tensors[k].float() for k in ("image", "echo", "groups", "depth", "moving") if k in tensors}
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], words["width"], words["height"])
     return LatentClip(**floats, cameras=cameras, **{k: words[k] for k in ("caption", "event", "event_frame")})
 
@@ -113,6 +123,10 @@ class WorldTaskConfig:
         depth_error: Spread of a keyframe's depth scale, and of its smooth local error.
         echo: Share of samples whose history went through the autoencoder, as generated frames do.
         degrade: Share of samples with noise of up to 0.15 on anchor and memory, against drift.
+        rehearse: Share of samples whose newest history the model made itself, one or two windows of it, decoded and
+            encoded again as in generation, against drift.
+        moving: What a cell that shows only moving things counts in the loss more than one that shows none.
+        event: Share of samples of a clip with an event that begin right at it.
         shift: Of the noise levels.
         seed: Of all draws.
     """
@@ -128,6 +142,9 @@ class WorldTaskConfig:
     depth_error: float = 0.02
     echo: float = 0.5
     degrade: float = 0.4
+    rehearse: float = 0.15
+    moving: float = 8.0
+    event: float = 0.4
     shift: float = 2.0
     seed: int = 0
 
@@ -139,21 +156,31 @@ class WorldBatch:
     latents: Float[Tensor, "b c l h w"]  # clean targets, the (degraded) anchor first
     sigma: Float[Tensor, " b"]
     noise: Float[Tensor, "b c g h w"]
+    weight: Float[Tensor, "b 1 g h w"]  # of cells in the loss
     words: Int64[Tensor, "b s"]
     memory: MemoryBatch | None
     cameras: TokenCameras
 
 
 class WorldTask:
-    """Flow matching with memory (see `training.task.Task`)."""
+    """Flow matching with memory (see `training.task.Task`).
+
+    Args:
+        paths, held_out: Encoded clips.
+        model, words: Sizes of the network.
+        grid, config: Strides, and how samples are drawn.
+        vae: The autoencoder of the latents: its kernel reads memory between cells, and rehearsals need it. Without
+            one, cells are read bilinearly and nothing is rehearsed.
+    """
 
     name = "world"
 
     def __init__(
         self, paths: Sequence[Path], held_out: Sequence[Path], model: TransformerConfig, grid: TokenGrid,
-        config: WorldTaskConfig | None = None, *, words: int = 48,
+        config: WorldTaskConfig | None = None, *, words: int = 48, vae: VAE | None = None,
     ) -> None:  # fmt: skip
         self.settings, self.grid, self.words = config or WorldTaskConfig(), grid, words
+        self.vae = vae
         self.module = WorldNetwork(model, words)
         self.module.transformer.look_at_own_place()
         self._paths, self._held_out = list(paths), list(held_out)
@@ -161,7 +188,8 @@ class WorldTask:
             raise ConfigError("no encoded clips to train on; render and encode some first")
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> WorldBatch:
-        """The samples of a step that belong to a rank: a function of seed, step and rank alone."""
+        """The samples of a step that belong to a rank: a function of seed, step and rank, and of the weights where
+        the model rehearses."""
         first = step * self.settings.batch
         return self._collate(
             [self._sample(self._paths, first + i) for i in range(rank, self.settings.batch, world_size)]
@@ -184,7 +212,7 @@ class WorldTask:
         )[:, :, 1:]
         kind = module.config.prediction
         weight = channel_weights(module.gain[1])[:, None, None, None]
-        loss = flow_loss(out, x0, batch.noise, sigma, kind, weight=weight)
+        loss = flow_loss(out, x0, batch.noise, sigma, kind, weight=weight * batch.weight)
         with torch.no_grad():
             x0_error = out - x0 if kind == "x0" else (noisy - sigma * out) - x0
             high = batch.sigma > 0.7
@@ -217,34 +245,82 @@ class WorldTask:
     def _sample(self, paths: list[Path], index: int, plain: bool = False) -> dict[str, Any]:
         cfg, rng = self.settings, np.random.default_rng((self.settings.seed, index))
         clip = read_latents(paths[int(rng.integers(len(paths)))])
-        start = _window_start(clip, cfg.latents, rng)
-        told = bool(clip.event) and STEP * start + 1 >= clip.event_frame
+        start = _window_start(clip, cfg.latents, rng, cfg.event)
         generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
-        latents = torch.cat([clip.image[start : start + 1], clip.groups[start : start + cfg.latents]])
+        history = clip.echo if not plain and rng.random() < cfg.echo else clip.image
+        if not plain and rng.random() < cfg.rehearse:
+            history = self._rehearsed(clip, history, start, rng, generator)
+        # one for a whole step: memory of one kind has about as many tokens in every sample, and needs little padding
+        step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + index // cfg.batch)
+        return self._window(clip, history, start, rng, generator, plain, "mixture" if plain else draw_alignment(step))
+
+    def _window(
+        self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator,
+        plain: bool = True, alignment: Alignment = "mixture",
+    ) -> dict[str, Any]:  # fmt: skip
+        """The sample of one window; a plain one keeps everything and spoils nothing."""
+        cfg = self.settings
+        told = bool(clip.event) and STEP * start + 1 >= clip.event_frame
+        groups = clip.groups[start : start + cfg.latents]
         scale = float(clip.depth[0][clip.depth[0] > 0].median()) if bool((clip.depth[0] > 0).any()) else 1.0
         window = clip.cameras[STEP * start : STEP * (start + cfg.latents) + 1]
-        history = clip.echo if not plain and rng.random() < cfg.echo else clip.image
         anchor = history[start : start + 1]
         if not plain and rng.random() < cfg.degrade:
             level = float(rng.uniform(0, 0.15))
             anchor = anchor + level * torch.randn(anchor.shape, generator=generator)
-        tokens = self._memory(clip, history, start, told, window, rng, generator, plain)
+        tokens = self._memory(clip, history, start, told, window, rng, generator, plain, alignment)
         with_cameras = plain or rng.random() >= cfg.no_cameras
         prompt = f"{clip.caption} {clip.event}." if told else clip.caption
         sigma = draw_sigma(1, generator, cfg.shift)
         return {
-            "latents": torch.cat([anchor, latents[1:]]).transpose(0, 1),
+            "latents": torch.cat([anchor, groups]).transpose(0, 1),
             "sigma": sigma[0],
-            "noise": torch.randn(latents[1:].transpose(0, 1).shape, generator=generator),
+            "noise": torch.randn(groups.transpose(0, 1).shape, generator=generator),
+            "weight": _cell_weights(clip, slice(start, start + cfg.latents), cfg.moving),
             "prompt": prompt if plain or rng.random() >= cfg.no_text else "",
             "tokens": tokens,
             "window": window.recentred().scaled(1 / scale),
             "cameras": with_cameras,
         }
 
+    @torch.no_grad()
+    def _rehearsed(
+        self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator
+    ) -> Tensor:
+        """History whose newest frames before `start` the model made, in one step a window, from what came before."""
+        size = self.settings.latents
+        windows = min(int(rng.integers(1, 3)), start // size)
+        first = start - windows * size
+        event = (clip.event_frame - 1) // STEP if clip.event else start
+        if self.vae is None or not windows or first < event < start:
+            return history
+        history = history.clone()
+        for at in range(first, start, size):
+            history[at + 1 : at + size + 1] = self._imagine(self._window(clip, history, at, rng, generator))
+        return history
+
+    def _imagine(self, sample: dict[str, Any]) -> Float[Tensor, "l c h w"]:
+        """A window by the model as it is now, in one step, as memory would hold its reference frames."""
+        assert self.vae is not None
+        module, device = self.module, self.module.gain.device
+        batch = on_device(self._collate([{**sample, "sigma": torch.ones(())}]), device)
+        anchor, times = batch.latents[:, :, :1], torch.full((1, batch.latents.shape[2]), 1000.0, device=device)
+        times[:, 0] = 0
+        with torch.autocast(device.type, torch.bfloat16, enabled=sixteen_bits("auto", device)):
+            out = module.transformer(
+                torch.cat([anchor, batch.noise], dim=2),
+                times,
+                module.text(batch.words),
+                memory=batch.memory,
+                cameras=batch.cameras,
+            )[:, :, 1:]
+        x0 = x0_from(out.float(), batch.noise, torch.ones((), device=device), module.config.prediction)
+        frames = self.vae.decode_video(torch.cat([anchor, x0], dim=2).cpu())[0].transpose(0, 1)
+        return self.vae.encode_image(frames[STEP::STEP])
+
     def _memory(
         self, clip: LatentClip, history: Tensor, start: int, told: bool, window: Cameras,
-        rng: np.random.Generator, generator: torch.Generator, plain: bool,
+        rng: np.random.Generator, generator: torch.Generator, plain: bool, alignment: Alignment,
     ) -> MemoryTokens | None:  # fmt: skip
         """What memory would show of this window."""
         cfg = self.settings
@@ -258,10 +334,13 @@ class WorldTask:
         error = 0.0 if plain else cfg.depth_error
         for k in chosen:
             store = store.insert(_keyframe(clip, history[k], k, self.grid, error, level, generator))
-        reference = window[self.grid.frames_of_latents(len(window))[1:, -1]]
-        mosaic = retrieve(store, reference, self.grid, RetrievalConfig())
-        share = 0.5 if plain else draw_probability(generator)
-        return assemble(store, mosaic, "mixture", first_latent=1, probability=share, generator=generator)
+        frames = self.grid.frames_of_latents(len(window))[1:]
+        mosaic = retrieve(store, window[frames[:, -1]], self.grid, RetrievalConfig())
+        earlier = None
+        if self.module.config.memory_subframes:
+            earlier = retrieve(store, window[frames[:, :-1].flatten()], self.grid, RetrievalConfig())
+        drawn, kernel = None if plain else generator, None if self.vae is None else self.vae.kernel
+        return assemble(store, mosaic, alignment, first_latent=1, subframes=earlier, kernel=kernel, generator=drawn)
 
     def _collate(self, samples: list[dict[str, Any]], memory: bool = True) -> WorldBatch:
         width = self.module.config.in_channels * self.grid.patch**2
@@ -276,6 +355,7 @@ class WorldTask:
             torch.stack([s["latents"] for s in samples]),
             torch.stack([s["sigma"] for s in samples]),
             torch.stack([s["noise"] for s in samples]),
+            torch.stack([s["weight"] for s in samples]),
             tokenize([s["prompt"] for s in samples], self.words),
             batch if len(batch) else None,
             cameras,
@@ -313,16 +393,22 @@ def choose_keyframes(
     return [*[k for k in chosen if k < start], start, *[k for k in chosen if k > start]]
 
 
-def _window_start(clip: LatentClip, latents: int, rng: np.random.Generator) -> int:
+def _window_start(clip: LatentClip, latents: int, rng: np.random.Generator, at_event: float) -> int:
     """An anchor keyframe whose window the clip holds and no event splits; often right before the event."""
     last = len(clip.groups) - latents
     if not clip.event:
         return int(rng.integers(0, last + 1))
     at = (clip.event_frame - 1) // STEP
-    if at <= last and rng.random() < 0.25:
+    if at <= last and rng.random() < at_event:
         return at
     whole = [s for s in range(last + 1) if s + latents <= at or s >= at]
     return int(rng.choice(whole))
+
+
+def _cell_weights(clip: LatentClip, groups: slice, more: float) -> Float[Tensor, "1 g h w"]:
+    if clip.moving is None:
+        return torch.ones_like(clip.groups[groups, 0])[None]
+    return 1 + more * clip.moving[groups][None]
 
 
 def _keyframe(

@@ -32,6 +32,8 @@ class Args(Common):
     """Episodes to render, as first:end."""
     frames: Annotated[int | None, arg(help_behavior_hint="(default: what the path needs, 65 to 161)")] = None
     """Frames of an episode, 1 + a multiple of 16: with 17, many worlds for the depth network in little time."""
+    event: Annotated[str, arg(metavar="WORD", help_behavior_hint="(default: all)")] = ""
+    """Render only episodes whose event has this word in it, such as ball: what is rare, more often."""
     held_out: int = 6
     """Clips that are never trained on: held-out episodes, or the last videos."""
     processes: int = 1
@@ -64,7 +66,7 @@ def run(args: Args, session: Session) -> Result:
 
 def _both(args: Args, folder: Path, seeds: range, size: int) -> Iterator[int]:
     # first, because it refuses held-out seeds
-    yield from render_ahead(folder, seeds, size=size, processes=args.processes, frames=args.frames)
+    yield from render_ahead(folder, seeds, size=size, processes=args.processes, frames=args.frames, event=args.event)
     yield from render_held_out(folder, args.held_out, size=size)
 
 

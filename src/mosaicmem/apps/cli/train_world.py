@@ -20,8 +20,10 @@ from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.train_fit import FitArgs, loop_of, run_fit, seeded
 from mosaicmem.errors import InputError
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.models.checkpoint import load_vae
 from mosaicmem.training.cache import HELD_FOLDER, STEP
-from mosaicmem.training.encode import encoded_clips, read_gain
+
+from mosaicmem.training.encode import VAE_FILE, encoded_clips, read_gain
 from mosaicmem.training.world_task import WorldTask, read_latents
 
 EXAMPLE = "mosaicmem train world --latents latents --minutes 300 --out runs/world"
@@ -68,7 +70,8 @@ def run(args: Args, session: Session) -> Result:
         stride = first.cameras.width // first.image.shape[-1]
         grid = TokenGrid(first.cameras.width, first.cameras.height, stride, args.model.patch_size[1], STEP)
         torch.manual_seed(args.seed)
-        task = WorldTask(paths, held, args.model, grid, settings, words=args.words)
+        vae = load_vae(args.latents / VAE_FILE)
+        task = WorldTask(paths, held, args.model, grid, settings, words=args.words, vae=vae)
         task.module.gain.copy_(read_gain(args.latents))
         return task
 
