@@ -1,20 +1,22 @@
 """Laws of the two read-outs: what a mosaic becomes for a model."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from helpers import random_cameras
-from mosaicmem.errors import ConfigError
+from mosaicmem.errors import GeometryError
 from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import LiftingConfig, lift
+from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Group
 from mosaicmem.memory.retrieval import retrieve
 from mosaicmem.memory.store import PatchStore
-from mosaicmem.models.conditioning import MemoryTokens, assemble, canvas, draw_probability
+from mosaicmem.models.conditioning import Alignment, MemoryTokens, assemble, canvas, draw_alignment, subframe_width
+from mosaicmem.ops.latent_kernel import read_between
 
 GRID = TokenGrid(48, 32, stride=4, patch=2)
 PLAIN = LiftingConfig(flying_ratio=0, near=0)
@@ -53,12 +55,18 @@ def test_g1_the_source_view_itself_gives_integer_addresses_and_the_stored_latent
     assert good.all()
     torch.testing.assert_close(picture[0], keyframe.latents, rtol=0, atol=1e-12)
     embedded = torch.nn.functional.unfold(keyframe.latents[None], 2, stride=2)[0].T  # what a patch embedding reads
-    for alignment in ("rope", "latent", "mixture"):
+    alignments: tuple[tuple[Alignment, int], ...] = (
+        ("rope", 0),
+        ("latent", 0),
+        ("mixture", GRID.tokens_per_latent // 2),
+    )
+    for alignment, more in alignments:
         tokens = assemble(store, mosaic, alignment, first_latent=3)
-        assert len(tokens) == GRID.tokens_per_latent
+        assert len(tokens) == GRID.tokens_per_latent + more
         assert (tokens.latent == 3).all()
         torch.testing.assert_close(tokens.positions, _indices(tokens), rtol=0, atol=1e-9)
-        torch.testing.assert_close(tokens.features, embedded, rtol=0, atol=1e-12)
+        row, column = tokens.target.unbind(1)
+        torch.testing.assert_close(tokens.features, embedded[row * GRID.tokens[1] + column], rtol=0, atol=1e-12)
         assert torch.equal(tokens.camera_row, tokens.latent)
         assert not tokens.timesteps.any()
 
@@ -124,42 +132,189 @@ def test_each_patch_appears_once_in_a_latent_and_unchanged():
     assert 0 < len(tokens) < len(assemble(store, mosaic, "latent"))
 
 
-def test_t2_the_mixture_is_a_fixed_checkerboard(rng):
+def _same(a: MemoryTokens, b: MemoryTokens) -> bool:
+    return all(
+        torch.equal(x, y) if isinstance(x := getattr(a, f.name), torch.Tensor) else x is y
+        for f in fields(MemoryTokens)
+        for y in [getattr(b, f.name)]
+    )
+
+
+def _two_views(rng: torch.Generator) -> tuple[PatchStore, Mosaic]:
+    """Two keyframes, three views; partly covered, patches landing between tokens."""
+    store = PatchStore.empty().insert(_keyframe(_camera(), _bumpy(rng))).insert(_keyframe(_camera(x=1.0), 4.0, seed=1))
+    return store, retrieve(store, Cameras.cat([_camera(x=0.3), _camera(x=0.8, z=0.2), _camera(x=2.0)]), GRID)
+
+
+def test_t2_the_mixture_is_warped_latent_everywhere_and_warped_rope_besides_on_a_checkerboard(rng):
+    store, mosaic = _two_views(rng)
+    latent, rope, tokens = (assemble(store, mosaic, a, first_latent=1) for a in ("latent", "rope", "mixture"))
+    assert 30 < len(rope) < len(latent) == int(mosaic.covered.sum())
+    assert latent.warped_latent.all() and not rope.warped_latent.any()
+    assert _same(tokens[tokens.warped_latent], latent)
+    even = (rope.latent + rope.target.sum(1)) % 2 == 0
+    assert 0.4 < float(even.double().mean()) < 0.6
+    assert _same(tokens[~tokens.warped_latent], rope[even])
+    assert _same(tokens, assemble(store, mosaic, "mixture", first_latent=1))
+    # by target token, what was gathered before what was warped: latents lie together, as padding needs
+    order = (_indices(tokens) @ torch.tensor([1e4, 1e2, 1]).double()) + 0.5 * ~tokens.warped_latent
+    assert bool((order.diff() > 0).all())
+    # the checkerboard goes by the latent of the window, not of the mosaic
+    other = assemble(store, mosaic, "mixture", first_latent=2)
+    assert _same(other[~other.warped_latent], replace(rope, latent=rope.latent + 1,
+                 positions=rope.positions + torch.tensor([1.0, 0, 0]).double())[~even])  # fmt: skip
+
+
+def test_t2_the_random_mixture_takes_half_of_warped_rope(rng):
     store = PatchStore.empty().insert(_keyframe(_camera(), _bumpy(rng)))
-    mosaic = retrieve(store, Cameras.cat([_camera(), _camera()]), GRID)
-    tokens = assemble(store, mosaic, "mixture", first_latent=1)
-    assert torch.equal(tokens.warped_latent, (tokens.latent + tokens.target.sum(1)) % 2 == 0)
-    again = assemble(store, mosaic, "mixture", first_latent=1)
-    assert torch.equal(tokens.features, again.features)
-    assert torch.equal(tokens.positions, again.positions)
-    assert assemble(store, mosaic, "latent").warped_latent.all()
-    assert not assemble(store, mosaic, "rope").warped_latent.any()
+    mosaic = retrieve(store, Cameras.cat([_camera(x=0.2)] * 20), GRID)
+    latent, rope = (assemble(store, mosaic, a) for a in ("latent", "rope"))
+    place = lambda t: {(int(l), *x) for l, x in zip(t.latent, t.target.tolist())}  # noqa: E731
+    drawn = []
+    for seed in (1, 1, 2):
+        tokens = assemble(store, mosaic, generator=torch.Generator().manual_seed(seed))
+        assert _same(tokens[tokens.warped_latent], latent)
+        drawn.append(place(tokens[~tokens.warped_latent]))
+        assert drawn[-1] < place(rope)
+        assert abs(len(drawn[-1]) / len(rope) - 0.5) < 0.1
+        even = sum(sum(x) % 2 == 0 for x in drawn[-1]) / len(drawn[-1])
+        assert 0.4 < even < 0.6, "no checkerboard"
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert _same(assemble(store, mosaic, "latent", generator=rng), latent)
+    assert _same(assemble(store, mosaic, "rope", generator=rng), rope)
 
 
-def test_t2_the_random_mixture_follows_its_probability(rng):
-    store = PatchStore.empty().insert(_keyframe(_camera(), _bumpy(rng)))
-    mosaic = retrieve(store, Cameras.cat([_camera()] * 20), GRID)
-    for q in (0.0, 0.5, 1.0):
-        tokens = assemble(store, mosaic, probability=q, generator=rng)
-        share = float(tokens.warped_latent.double().mean())
-        assert share == q if q != 0.5 else abs(share - q) < 0.1
-    draws = [draw_probability(rng) for _ in range(2000)]
-    for q, p in ((1.0, 0.25), (0.5, 0.5), (0.0, 0.25)):
-        assert abs(draws.count(q) / 2000 - p) < 0.05
+def test_t2_training_draws_what_generation_does_most_often(rng):
+    draws = [draw_alignment(rng) for _ in range(4000)]
+    for alignment, share in (("latent", 3 / 8), ("mixture", 4 / 8), ("rope", 1 / 8)):
+        assert abs(draws.count(alignment) / 4000 - share) < 0.03
+    again = [draw_alignment(torch.Generator().manual_seed(5)) for _ in range(3)]
+    assert len(set(again)) == 1
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"probability": 1.5, "generator": torch.Generator()},
-        {"probability": 0.5},
-        {"probability": 0.5, "generator": torch.Generator(), "alignment": "rope"},
-    ],
-)
-def test_contradicting_settings_are_refused(wrong):
-    mosaic = retrieve(PatchStore.empty(), _camera(), GRID)
-    with pytest.raises(ConfigError, match="random mixture"):
-        assemble(PatchStore.empty(), mosaic, **wrong)
+# What memory shows at the raw frames before a reference frame.
+
+SUB = replace(GRID, temporal=4)
+
+
+def _frames_of(latents: int) -> Cameras:
+    """Reference frame of each latent, then the three before each, by a camera that moves sideways and ahead."""
+    at = [[_camera(x=0.2 * f, z=0.05 * f, grid=SUB) for f in range(4 * i + 1, 4 * i + 5)] for i in range(latents)]
+    return Cameras.cat([four[-1] for four in at] + [c for four in at for c in four[:-1]])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_subframes_are_what_a_canvas_of_each_frame_shows(rng, first):
+    """Number by number, from `canvas` of one frame at a time."""
+    depth = _bumpy(rng)
+    depth[:, 8:12] = depth[12:16, ::8] = 0  # holes within tokens
+    store = PatchStore.empty().insert(_keyframe(_camera(), depth)).insert(_keyframe(_camera(x=1.2), 4.0, seed=1))
+    views = retrieve(store, _frames_of(2), SUB)
+    mosaic, earlier = views[:2], views[2:]
+    tokens = assemble(store, mosaic, first_latent=first, subframes=earlier)
+    told = tokens.subframes
+    assert told is not None and told.shape == (len(tokens), subframe_width(5, SUB)) == (len(tokens), (3 * 6 + 1) * 4)
+    shown = [canvas(store, retrieve(store, view, SUB)) for view in (_frames_of(2)[i] for i in range(8))]
+    holes = 0
+    for i in range(len(tokens)):
+        l, (row, column) = int(tokens.latent[i]) - first, tokens.target[i].tolist()
+        box = (slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
+        expected = []
+        for frame in (2 + 3 * l, 3 + 3 * l, 4 + 3 * l):
+            picture, good = shown[frame]
+            expected += [*picture[0, :, *box].flatten().tolist(), *good[0][box].double().flatten().tolist()]
+            holes += int((~good[0][box]).sum())
+        expected += shown[l][1][0][box].double().flatten().tolist()
+        if tokens.warped_latent[i]:
+            torch.testing.assert_close(told[i], torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+        else:
+            assert not told[i].any()
+    assert holes > 0 and not tokens.warped_latent.all()
+    plain = assemble(store, mosaic, first_latent=first)
+    assert plain.subframes is None
+    assert _same(replace(tokens, subframes=None), plain), "nothing else changes"
+    for alignment in ("latent", "rope"):
+        alone = assemble(store, mosaic, alignment, first_latent=first, subframes=earlier)
+        chosen = told[tokens.warped_latent == (alignment == "latent")]
+        assert alone.subframes is not None
+        assert torch.equal(alone.subframes, chosen) if alignment == "latent" else not alone.subframes.any()
+
+
+def test_subframes_of_a_camera_that_stands_still_repeat_the_features(rng):
+    store = PatchStore.empty().insert(_keyframe(_camera(), 4.0))
+    mosaic = retrieve(store, _camera(x=0.1), SUB)
+    tokens = assemble(store, mosaic, "latent", subframes=mosaic[[0, 0, 0]])
+    assert tokens.subframes is not None
+    each = tokens.subframes[:, :-4].unflatten(1, (3, 6, 4))
+    good = tokens.subframes[:, -4:]
+    assert torch.equal(each[:, :, 5], good[:, None].expand(-1, 3, -1))
+    features = tokens.features.unflatten(1, (5, 4))
+    for frame in range(3):
+        assert torch.equal(each[:, frame, :5], features * good[:, None]), "holes are 0 here, not repeated"
+    picked = tokens[torch.tensor([3, 1])].subframes
+    assert picked is not None and torch.equal(picked, tokens.subframes[[3, 1]])
+
+
+@pytest.mark.parametrize("count", [0, 2, 4, 5])
+def test_another_number_of_earlier_frames_is_refused(count):
+    store = PatchStore.empty().insert(_keyframe(_camera(), 4.0))
+    mosaic = retrieve(store, _camera(), SUB)
+    with pytest.raises(GeometryError, match=f"{count} earlier frames of 1 latents of 4 frames each"):
+        assemble(store, mosaic, subframes=mosaic[[0] * count])
+
+
+# Reading between cells with the kernel of an autoencoder.
+
+SHARP = torch.randn(5, 5, 20, 5, generator=torch.Generator().manual_seed(8))
+
+
+def test_the_kernel_is_used_where_all_four_cells_hold_content_and_nowhere_else(rng):
+    depth = torch.full((32, 48), 4.0, dtype=torch.float64)
+    depth[8:16, 20:24] = 0  # two unknown cells
+    keyframe = _keyframe(_camera(), depth)
+    store = PatchStore.empty().insert(keyframe)
+    mosaic = retrieve(store, _camera(x=1.5 / 12), GRID)  # 1.5 pixels: 0.375 of a cell to the right
+    plain, good = canvas(store, mosaic)
+    sharp, good_too = canvas(store, mosaic, kernel=SHARP)
+    assert torch.equal(good, good_too)
+    cells = GRID.pixels_to_cells(mosaic.source_uv)
+    read, known = read_between(keyframe.latents[None], keyframe.valid[None], mosaic.source, cells, SHARP)
+    known &= good
+    assert 0 < int((good & ~known).sum()) < int(known.sum())
+    torch.testing.assert_close(sharp.permute(0, 2, 3, 1)[known], read[known])
+    assert torch.equal(sharp.permute(0, 2, 3, 1)[~known], plain.permute(0, 2, 3, 1)[~known])
+    assert bool((sharp != plain).any(1)[known].all())
+    assert not sharp.permute(0, 2, 3, 1)[~good].any()
+    for alignment in ("latent", "mixture"):
+        tokens = assemble(store, mosaic, alignment, kernel=SHARP)
+        blocks = torch.nn.functional.unfold(sharp, 2, stride=2)[0].T.unflatten(0, GRID.tokens)
+        full = good[0].unflatten(1, (-1, 2)).unflatten(0, (-1, 2)).all(3).all(1)
+        mine = tokens.warped_latent & full[tokens.target[:, 0], tokens.target[:, 1]]
+        assert int(mine.sum()) > 20
+        assert torch.equal(tokens.features[mine], blocks[tokens.target[mine, 0], tokens.target[mine, 1]])
+    assert _same(assemble(store, mosaic, "rope", kernel=SHARP), assemble(store, mosaic, "rope")), "whole patches stay"
+
+
+def test_erased_content_never_leaks_through_the_kernel(rng):
+    """What lies in deleted patches may be anything at all: not one number of any token changes."""
+    keyframe = _keyframe(_camera(), 4.0)
+    mask = torch.rand(GRID.tokens, generator=rng) < 0.6
+    gone = ~mask.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    views = Cameras.cat([_camera(x=0.02 + 0.13 * i, z=0.1 * i, grid=SUB) for i in range(4)])
+    found = []
+    for poison in (None, 1e9, -1e30):
+        latents = keyframe.latents if poison is None else torch.where(gone, poison, keyframe.latents)
+        other = replace(keyframe, latents=latents)
+        store = PatchStore.from_groups([Group(other, other.camera.c2w[0], mask, 0)])
+        seen = retrieve(store, views, SUB)
+        picture, _ = canvas(store, seen, kernel=SHARP)
+        found.append((picture, assemble(store, seen[[3]], "latent", subframes=seen[:3], kernel=SHARP)))
+    assert len(found[0][1]) > 10
+    for picture, tokens in found[1:]:
+        assert torch.equal(picture, found[0][0]) and _same(tokens, found[0][1])
+    whole = PatchStore.empty().insert(keyframe)
+    intact, _ = canvas(whole, retrieve(whole, views, SUB), kernel=SHARP)
+    assert not torch.equal(intact, found[0][0]), "control: the content does show where it is not erased"
 
 
 def test_no_memory_and_no_overlap_give_no_tokens():
@@ -281,7 +436,14 @@ def test_gradients_reach_the_stored_latents_and_only_where_they_were_read():
     latents = keyframe.latents.clone().requires_grad_()
     store = PatchStore.empty().insert(replace(keyframe, latents=latents))
     mosaic = retrieve(store, _camera(x=8 * 4 / 48), GRID)
-    assemble(store, mosaic, "mixture").features.sum().backward()
+    tokens = assemble(store, mosaic, "mixture")
+    tokens.features[tokens.warped_latent].sum().backward(retain_graph=True)
     assert latents.grad is not None
-    torch.testing.assert_close(latents.grad[:, :, 2:], torch.ones_like(latents)[:, :, 2:])
-    assert not latents.grad[:, :, :2].any()
+    once = latents.grad.clone()
+    torch.testing.assert_close(once[:, :, 2:], torch.ones_like(latents)[:, :, 2:])
+    assert not once[:, :, :2].any()
+    tokens.features[~tokens.warped_latent].sum().backward()
+    even = (torch.arange(4)[:, None] + torch.arange(5)) % 2 == 0  # targets; their patches lie one token to the right
+    torch.testing.assert_close(
+        (latents.grad - once)[:, :, 2:], even.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(5, -1, -1).double()
+    )

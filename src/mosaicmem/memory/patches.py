@@ -89,12 +89,16 @@ class Group:
             similarity `[a R | c]` after scaling; `c2w` of the source camera until edited.
         mask: `[m n]` patches that belong to the group, or None for all.
         uid: Unique in its store; grows with insertion.
+        pinned: Whether forgetting must leave it alone.
+        until: Seconds from which on it no longer holds, because something newer showed otherwise; None while it holds.
     """
 
     keyframe: Keyframe
     world_from_cam: Float[Tensor, "4 4"]
     mask: Bool[Tensor, "m n"] | None
     uid: int
+    pinned: bool = False
+    until: float | None = None
 
     @property
     def valid(self) -> Bool[Tensor, "h w"]:

@@ -91,8 +91,8 @@ def load_transformer(folder: Path | str, *, dtype: torch.dtype = torch.float32, 
     Args:
         folder: That folder, or the pipeline's, which holds it as `transformer/`.
         dtype: Of the weights; `KEEP_FLOAT32` stays float32.
-        overrides: Settings of `TransformerConfig` in place of the file's. `prope_layout="branch"` adds parameters that
-            a stock checkpoint does not have, and which start at zero.
+        overrides: Settings of `TransformerConfig` in place of the file's. `prope_layout="branch"` and
+            `memory_subframes` add parameters that a stock checkpoint does not have, and which start at zero.
 
     Raises:
         MissingWeightsError: if a file is absent.
@@ -115,6 +115,10 @@ def load_transformer(folder: Path | str, *, dtype: torch.dtype = torch.float32, 
     if sizes.get("prope_layout") == "branch":
         for key in [key for key in state if ".attn1.to_out.0." in key]:
             state.setdefault(key.replace("to_out.0", "to_out_prope"), torch.zeros_like(state[key]))
+    if sizes.get("memory_subframes") and "patch_embedding.bias" in state:
+        bias = state["patch_embedding.bias"]
+        state.setdefault("subframe_embedding.weight", bias.new_zeros(len(bias), int(sizes["memory_subframes"])))
+        state.setdefault("subframe_embedding.bias", torch.zeros_like(bias))
     return _fill(lambda: VideoTransformer(TransformerConfig.from_dict(sizes)), sizes, state, folder)
 
 

@@ -294,7 +294,7 @@ def read_between(
     steps = len(kernel) - 1
     values, known = [], []
     for s, (x, y) in zip(source.tolist(), cells.tolist(), strict=True):
-        value, whole = torch.zeros(c, dtype=latents.dtype), False
+        value, whole, left, top = torch.zeros(c, dtype=latents.dtype), False, 0, 0
         if s >= 0 and 0 <= x <= w - 1 and 0 <= y <= h - 1:
             left, top = min(math.floor(x), w - 2), min(math.floor(y), h - 2)
             whole = all(bool(valid[s, top + a, left + b]) for a in (0, 1) for b in (0, 1))

@@ -10,9 +10,12 @@ from typing import Literal
 
 from tyro.conf import Suppress
 
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.models.conditioning import subframe_width
 from mosaicmem.models.depth_net import DepthNetConfig
 from mosaicmem.models.transformer import TransformerConfig
 from mosaicmem.models.video_vae import VideoVAEConfig
+from mosaicmem.training.cache import STEP
 from mosaicmem.training.depth_task import DepthTaskConfig
 from mosaicmem.training.loop import TrainConfig
 from mosaicmem.training.vae_task import VAETaskConfig
@@ -65,11 +68,13 @@ class WorldModel(TransformerConfig):
     in_channels: int = 24
     out_channels: int = 24
     prediction: Literal["velocity", "x0"] = "x0"
+    memory_subframes: int = subframe_width(24, TokenGrid(128, 128, 8, 2, STEP))
 
 
 @dataclass(frozen=True)
 class WorldTask(WorldTaskConfig):
-    shift: float = 3.0
+    batch: int = 16
+    shift: float = 6.0
     seed: Suppress[int] = 0
 
 

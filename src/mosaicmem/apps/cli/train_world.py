@@ -22,7 +22,6 @@ from mosaicmem.errors import InputError
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.checkpoint import load_vae
 from mosaicmem.training.cache import HELD_FOLDER, STEP
-
 from mosaicmem.training.encode import VAE_FILE, encoded_clips, read_gain
 from mosaicmem.training.world_task import WorldTask, read_latents
 
