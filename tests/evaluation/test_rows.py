@@ -107,6 +107,7 @@ class Oracle:
     label = "[external:oracle]"
     use_memory = True
     invents = True
+    subframes = False
 
     def generate(self, request: WindowRequest) -> torch.Tensor:
         whole = torch.cat([self.trial.observed.rgb[-1:], self.trial.truth.rgb])

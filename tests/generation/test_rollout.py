@@ -1,7 +1,7 @@
 """Rollouts of the compositor before a painted wall, where the true picture of every camera is known."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ from mosaicmem.generation.state import RolloutState, enter, observe, start
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.projection import pixel_centers
 from mosaicmem.memory.lifting import LiftingConfig
+from mosaicmem.memory.retrieval import retrieve
+from mosaicmem.models.conditioning import assemble, canvas, subframe_width
 from mosaicmem.models.generator import WindowRequest
 from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
 
@@ -165,7 +167,7 @@ def test_holes_are_filled_smoothly_and_counted():
     assert event.frames_u8.std() > 10
     hole = event.mosaic_u8[0, :, -6:]
     assert set(np.unique(hole)) == {34, 58}
-    assert event.tokens == (12 * 12)  # the 4 token columns of 16 on the right are holes
+    assert event.tokens == 12 * 12 * 1.5  # the 4 token columns of 16 on the right are holes; every other comes twice
     assert not rollout_step(SYNTHETIC, _started(), _path([1.0]), RolloutConfig(show_mosaic=False))[1].mosaic_u8.size
 
 
@@ -267,6 +269,7 @@ class _Recorder:
     label = "[external:recorder]"
     use_memory = True
     invents = False
+    subframes: bool = False
 
     def generate(self, request: WindowRequest) -> torch.Tensor:
         self.requests.append(request)
@@ -290,6 +293,48 @@ def test_a_generator_gets_recentred_scaled_cameras_memory_and_noise():
     assert torch.equal(second.noise, frame_noise(7, [8], (12, H, W)))
     anchored = to_u8(models.vae.decode_image(second.anchor[None]))
     assert np.array_equal(anchored, events[0].frames_u8[-1:])
+
+
+class _SharpVAE(PixelShuffleVAE):
+    """With a kernel between its cells: any will do."""
+
+    @property
+    def kernel(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.randn(3, 3, 4 * self.channels, self.channels, generator=torch.Generator().manual_seed(0)) / 7
+
+
+@pytest.mark.parametrize("vae", [PixelShuffleVAE(2, 4), _SharpVAE(2, 4)])
+def test_a_generator_that_reads_every_frame_is_shown_every_frame(vae):
+    """Tokens equal those assembled by hand from what `retrieve` finds at the raw frames, kernel and all."""
+    recorder, plain = _Recorder([], subframes=True), _Recorder([])
+    path = _path([0.15 * i for i in range(1, 9)])
+    for generator in (recorder, plain):
+        _run(Models(vae, generator), _started(Models(vae, generator)), path, window=9)
+    (request,), (without,) = recorder.requests, plain.requests
+    state = _started(Models(vae, recorder))
+    window = Cameras.cat([state.camera, path])
+    config = RolloutConfig().retrieval
+    reference = retrieve(state.store, window[[4, 8]], state.grid, config)
+    earlier = retrieve(state.store, window[[1, 2, 3, 5, 6, 7]], state.grid, config)
+    by_hand = assemble(state.store, reference, first_latent=1, subframes=earlier, kernel=vae.kernel, tau=config.tau)
+    assert len(by_hand) > 50 and without.tokens.subframes is None
+    for f in fields(by_hand):
+        assert torch.equal(getattr(request.tokens, f.name), getattr(by_hand, f.name)), f.name
+        if f.name != "subframes":
+            assert torch.equal(getattr(without.tokens, f.name), getattr(by_hand, f.name)), f.name
+    assert request.tokens.subframes.shape[1] == subframe_width(vae.channels, state.grid)
+    shown, _ = canvas(state.store, reference, kernel=vae.kernel)
+    assert torch.equal(request.canvas, shown)
+    bilinear, _ = canvas(state.store, reference)
+    assert torch.equal(shown, bilinear) == (vae.kernel is None)
+
+
+def test_without_memory_a_generator_that_reads_every_frame_gets_nothing():
+    recorder = _Recorder([], subframes=True)
+    models = Models(PixelShuffleVAE(1, 4), recorder)
+    camera = _path([0.0])
+    rollout_step(models, start(models, _paint(camera)[0], camera), _path([0.1, 0.2, 0.3, 0.4]))
+    assert len(recorder.requests[0].tokens) == 0
 
 
 def test_noise_depends_on_seed_and_frame_alone():

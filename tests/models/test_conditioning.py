@@ -295,6 +295,18 @@ def test_the_kernel_is_used_where_all_four_cells_hold_content_and_nowhere_else(r
     assert _same(assemble(store, mosaic, "rope", kernel=SHARP), assemble(store, mosaic, "rope")), "whole patches stay"
 
 
+def test_holes_stay_empty_where_no_cell_around_lies_on_the_seen_surface(rng):
+    """All four hold content, but of a depth that disagrees: not shown, with a kernel or without."""
+    store = PatchStore.empty().insert(_keyframe(_camera(), _bumpy(rng)))
+    mosaic = retrieve(store, _camera(x=0.3), GRID)
+    strict = 1e-5
+    plain, good = canvas(store, mosaic, strict)
+    sharp, good_too = canvas(store, mosaic, strict, kernel=SHARP)
+    assert torch.equal(good, good_too)
+    assert int(((mosaic.source >= 0) & ~good).sum()) > 10 and int(good.sum()) > 10
+    assert not sharp.permute(0, 2, 3, 1)[~good].any() and not plain.permute(0, 2, 3, 1)[~good].any()
+
+
 def test_erased_content_never_leaks_through_the_kernel(rng):
     """What lies in deleted patches may be anything at all: not one number of any token changes."""
     keyframe = _keyframe(_camera(), 4.0)

@@ -270,12 +270,17 @@ def test_E3_undo_restores_the_memory_byte_for_byte(tmp_path: Path) -> None:
         assert (tmp_path / f"{i}.mosaic").read_bytes() != before, "control: an edit is another memory"
 
 
-def test_T2_the_share_decides_and_only_the_share() -> None:
-    """q = 1 is Warped Latent alone and q = 0 Warped RoPE alone, token for token."""
+def test_T2_the_mixture_adds_every_other_warped_rope_token_to_all_of_warped_latent() -> None:
+    """Token for token, in the order of targets: `latent` alone, and of `rope` alone where latent + row + column is
+    even."""
     store = store_of(wall(4.0, 0), wall(5.5, 1, source=camera(x=0.7)))
     mosaic = retrieve(store, camera(x=0.31, z=0.17), GRID)
-    for q in (1.0, 0.0):
-        drawn = assemble(store, mosaic, probability=q, generator=torch.Generator().manual_seed(1))
-        plain = assemble(store, mosaic, "latent" if q else "rope")
-        assert torch.equal(drawn.features, plain.features) and torch.equal(drawn.positions, plain.positions)
-        assert bool((drawn.warped_latent == (q == 1)).all())
+    mixed, latent, rope = (assemble(store, mosaic, a, first_latent=1) for a in ("mixture", "latent", "rope"))
+    expected = [(*t, 0, i) for i, t in enumerate(latent.target.tolist())]
+    expected += [(*t, 1, i) for i, t in enumerate(rope.target.tolist()) if (1 + sum(t)) % 2 == 0]
+    assert len(latent) < len(expected) == len(mixed) < len(latent) + len(rope)
+    for i, (*target, kind, j) in enumerate(sorted(expected)):
+        alone = rope if kind else latent
+        assert mixed.target[i].tolist() == target and bool(mixed.warped_latent[i]) == (kind == 0)
+        for name in ("features", "positions", "latent", "source"):
+            assert torch.equal(getattr(mixed, name)[i], getattr(alone, name)[j]), name

@@ -247,6 +247,75 @@ def test_ragged_memory_is_padded_latent_by_latent(rng):
     assert len(empty) == 0 and empty.features.shape == (2, 0, 16)
 
 
+def told(tokens: MemoryTokens, gen: torch.Generator, width: int = 6) -> MemoryTokens:
+    return replace(tokens, subframes=torch.randn(len(tokens), width, generator=gen, dtype=torch.float64))
+
+
+def test_subframes_are_padded_with_the_tokens_they_belong_to(rng):
+    first, second = told(tokens([1, 1, 3], rng), rng), told(tokens([1, 2, 2, 3], rng), rng)
+    batch = MemoryBatch.pad([first, second], 16)
+    assert batch.subframes is not None and batch.subframes.shape == (2, 5, 6) and batch.mask is not None
+    assert first.subframes is not None and second.subframes is not None
+    for entry, alone in zip((0, 1), (first.subframes, second.subframes)):
+        assert torch.equal(batch.subframes[entry][batch.mask[entry]], alone.float())
+        assert not batch.subframes[entry][~batch.mask[entry]].any()
+    dropped = MemoryBatch.pad([tokens([], rng), second], 16)  # memory of one sample is left out
+    assert dropped.subframes is not None and torch.equal(dropped.subframes[1], second.subframes.float())
+    assert not dropped.subframes[0].any()
+    assert MemoryBatch.pad([tokens([1], rng), tokens([2], rng)], 16).subframes is None
+
+
+SUB = replace(CONFIG, memory_subframes=6)
+
+
+def test_subframes_start_at_nothing_and_matter_once_they_are_learned():
+    """Bit for bit the network that does not read them, whatever they say; then every one of their numbers counts."""
+    plain, x = random_transformer(), random_inputs()
+    network = VideoTransformer(SUB).eval().requires_grad_(False)
+    assert network.subframe_embedding is not None and plain.subframe_embedding is None
+    assert set(network.state_dict()) - set(plain.state_dict()) == {
+        "subframe_embedding.weight",
+        "subframe_embedding.bias",
+    }
+    missing = network.load_state_dict(plain.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    shown = torch.randn(2, 10, 6, generator=torch.Generator().manual_seed(1))
+    told = x.with_memory(subframes=shown)
+    assert torch.equal(run(network, told), run(plain, x))
+    assert torch.equal(run(plain, told), run(plain, x)), "a network that does not read them does not care"
+    network.subframe_embedding.weight.normal_(generator=torch.Generator().manual_seed(2))
+    moved = run(network, told)
+    assert error(moved, run(plain, x)) > 1e-2
+    assert torch.equal(run(network, x.with_memory(subframes=torch.zeros_like(shown))), run(plain, x))
+    for n in range(6):
+        other = shown.clone()
+        other[:, :, n] += 1
+        assert error(run(network, x.with_memory(subframes=other)), moved) > 1e-4, n
+    assert torch.equal(run(network, x, memory=False), run(plain, x, memory=False))
+
+
+def test_subframes_learn_from_their_zero_start():
+    network, x = VideoTransformer(SUB), random_inputs()
+    torch.nn.init.normal_(network.proj_out.weight)
+    for block in network.blocks:
+        torch.nn.init.normal_(block.attn1.to_out[0].weight)  # pyright: ignore
+    run(network, x.with_memory(subframes=torch.ones(2, 10, 6))).square().mean().backward()
+    assert network.subframe_embedding is not None and network.subframe_embedding.weight.grad is not None
+    assert bool(network.subframe_embedding.weight.grad.any())
+
+
+@pytest.mark.parametrize(("width", "message"), [(None, "bring 0 numbers"), (5, "bring 5 numbers"), (7, "bring 7")])
+def test_memory_without_the_subframes_that_are_read_is_refused(width, message):
+    network, x = VideoTransformer(SUB).requires_grad_(False), random_inputs()
+    with pytest.raises(GeometryError, match=f"{message}.*this model reads 6"):
+        run(network, x.with_memory(subframes=None if width is None else torch.zeros(2, 10, width)))
+    with pytest.raises(jaxtyping.TypeCheckError, match="subframes"):
+        x.with_memory(subframes=torch.zeros(2, 9, 6))
+    empty = MemoryBatch(x.memory.features[:, :0], x.memory.positions[:, :0], x.memory.row[:, :0])
+    none = run(network, x, memory=False)
+    assert torch.equal(network(x.latents, x.timesteps, x.text, memory=empty, cameras=x.cameras), none)
+
+
 def test_wrong_shapes_are_refused_where_they_enter():
     network, x = random_transformer(), random_inputs()
     with pytest.raises(jaxtyping.TypeCheckError, match="latents"):
@@ -279,6 +348,6 @@ def test_sizes_that_no_transformer_has_are_refused(values, message):
 
 
 def test_a_configuration_survives_its_json():
-    config = replace(CONFIG, prope_layout="split", prediction="x0")
+    config = replace(CONFIG, prope_layout="split", prediction="x0", memory_subframes=6)
     assert TransformerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert TransformerConfig.from_dict({**CONFIG.to_dict(), "out_channels": None}) == CONFIG
