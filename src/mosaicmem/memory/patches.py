@@ -7,7 +7,7 @@ settled at retrieval, by the z-buffer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -17,10 +17,29 @@ from mosaicmem.geometry.cameras import Cameras
 
 Origin = Literal["observed", "generated"]
 
+_TENSORS = ("latents", "depth", "valid", "confidence")
 
-@dataclass(frozen=True)
+
+@runtime_checkable
+class Contents(Protocol):
+    """The tensors of a keyframe that stay where they are until they are asked for, such as in a file."""
+
+    channels: int
+    """Channels of the latents."""
+    nbytes: int
+    """Bytes of all four tensors, read."""
+
+    def read(self, name: str) -> Tensor:
+        """`latents`, `depth`, `valid` or `confidence`, of a keyframe that would pass `Keyframe`'s own checks."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class Keyframe:
-    """One frame in memory. Never changed after lifting; edits act on the `Group` that places it.
+    """One frame in memory. Never changed after lifting; edits act on the `Group` that places it. Equal to itself only.
+
+    A keyframe of a file holds no tensors (`Keyframe.stored`): each of the first four attributes is read when it is
+    used, and it is up to the file to keep what is used again.
 
     Attributes:
         latents: `[c h w]` image-mode latent of the frame.
@@ -49,9 +68,29 @@ class Keyframe:
     time: float = 0.0
     origin: Origin = "observed"
 
+    @staticmethod
+    def stored(
+        contents: Contents, camera: Cameras, stride: int, patch: int, *, frame: int, time: float, origin: Origin
+    ) -> Keyframe:
+        """A keyframe whose tensors are read from `contents` when they are used."""
+        keyframe = object.__new__(Keyframe)
+        keyframe.__dict__.update(
+            camera=camera, stride=stride, patch=patch, frame=frame, time=time, origin=origin, contents=contents
+        )
+        return keyframe
+
+    if not TYPE_CHECKING:  # to a type checker the fields above are all there is
+
+        def __getattr__(self, name: str) -> Any:
+            """Reached for what is not in memory: a tensor of a stored keyframe, or a mistake."""
+            contents = self.__dict__.get("contents")
+            if contents is None or name not in _TENSORS:
+                raise AttributeError(f"'Keyframe' object has no attribute {name!r}")
+            return contents.read(name)
+
     def __post_init__(self) -> None:
         h, w = self.depth.shape
-        expected = (self.camera.height // self.stride, self.camera.width // self.stride)
+        expected = self.cells
         if len(self.camera) != 1:
             raise GeometryError(f"a keyframe has exactly one camera, got {len(self.camera)}")
         if (h, w) != expected or self.latents.shape[1:] != self.depth.shape:
@@ -68,10 +107,29 @@ class Keyframe:
             raise GeometryError(f"keyframe {self.frame}: a valid cell has depth <= 0 or not finite; unknown is invalid")
 
     @property
+    def cells(self) -> tuple[int, int]:
+        """`(h, w)` latent cells."""
+        return self.camera.height // self.stride, self.camera.width // self.stride
+
+    @property
     def tokens(self) -> tuple[int, int]:
         """`(m, n)` patches of this keyframe."""
-        h, w = self.depth.shape
+        h, w = self.cells
         return h // self.patch, w // self.patch
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        contents: Contents | None = self.__dict__.get("contents")
+        return self.latents.shape[0] if contents is None else contents.channels
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that latents, depth, confidence and the valid mask take in memory once they are read."""
+        contents: Contents | None = self.__dict__.get("contents")
+        if contents is not None:
+            return contents.nbytes
+        return sum(t.numel() * t.element_size() for t in (self.latents, self.depth, self.valid, self.confidence))
 
     @property
     def median_depth(self) -> float:
@@ -121,19 +179,47 @@ def patch_points(group: Group) -> tuple[Float[Tensor, "q 3"], Float[Tensor, "q"]
         points `[q 3]` float32 world positions, radius `[q]` half a patch's extent there in world units, and
         index `[q]` row-major patch numbers.
     """
-    keyframe, p = group.keyframe, group.keyframe.patch
+    keyframe = group.keyframe
+    depths = patch_depths(keyframe).double()
+    if group.mask is not None:
+        depths = depths * group.mask.flatten()
+    points, radius = place_patches(depths[None], keyframe, keyframe.camera.Ks.double(), group.world_from_cam[None])
+    index = depths.nonzero().squeeze(-1)
+    return points[0, index], radius[0, index], index
+
+
+def patch_depths(keyframe: Keyframe) -> Float[Tensor, "q"]:
+    """Lower median of the valid depths of every patch, row-major, in the dtype of the depths; 0 where none is valid."""
+    p = keyframe.patch
     m, n = keyframe.tokens
-    depth = torch.where(group.valid, keyframe.depth.double(), torch.inf)
+    depth = torch.where(keyframe.valid, keyframe.depth, torch.inf)
     blocks = depth.reshape(m, p, n, p).permute(0, 2, 1, 3).reshape(m * n, p * p)
     count = blocks.isfinite().sum(-1)
-    index = count.nonzero().squeeze(-1)
-    middle = ((count[index] - 1) // 2)[:, None]
-    z = blocks[index].sort(dim=-1).values.gather(1, middle).squeeze(1)
-    uv = torch.stack([index % n, index // n], -1).double().add(0.5) * (p * keyframe.stride)
-    K = keyframe.camera.Ks[0].double()
-    xy = (uv - K[:2, 2]) / K.diagonal()[:2] * z[:, None]
-    A = group.world_from_cam
-    world = torch.cat([xy, z[:, None]], -1) @ A[:3, :3].T + A[:3, 3]
-    scale = float(torch.linalg.det(A[:3, :3]).abs() ** (1 / 3))
-    radius = z * scale * (p * keyframe.stride / 2) / float(K.diagonal()[:2].min())
-    return world.float(), radius.float(), index
+    middle = ((count - 1).clamp(min=0) // 2)[:, None]
+    median = blocks.sort(dim=-1).values.gather(1, middle).squeeze(1)
+    return torch.where(count > 0, median, torch.zeros_like(median))
+
+
+def place_patches(
+    depths: Float[Tensor, "g q"], like: Keyframe, Ks: Float[Tensor, "g 3 3"], world_from_cam: Float[Tensor, "g 4 4"]
+) -> tuple[Float[Tensor, "g q 3"], Float[Tensor, "g q"]]:
+    """Centres and radii, float32, of all patches of `g` groups whose keyframes share the token grid of `like`.
+
+    Term by term rather than as a matrix product, so that many groups at once give the bits that one alone gives.
+
+    Args:
+        depths: From `patch_depths`, float64; what comes out for a patch of depth 0 means nothing.
+        like: Any of the keyframes.
+        Ks: Their intrinsics, float64.
+        world_from_cam: Where each group lies, float64.
+    """
+    m, n = like.tokens
+    size = like.patch * like.stride
+    at = torch.arange(m * n)
+    u, v = ((at % n).double() + 0.5) * size, ((at // n).double() + 0.5) * size
+    fx, fy, cx, cy = (Ks[:, i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    x, y, A = (u - cx) / fx * depths, (v - cy) / fy * depths, world_from_cam[..., None]
+    points = [(x * A[:, i, 0] + y * A[:, i, 1]) + (depths * A[:, i, 2] + A[:, i, 3]) for i in range(3)]
+    scales = [abs(float(d)) ** (1 / 3) for d in torch.linalg.det(world_from_cam[:, :3, :3])]
+    half = torch.tensor(scales, dtype=torch.float64)[:, None] * (size / 2) / torch.minimum(fx, fy)
+    return torch.stack(points, -1).float(), (depths * half).float()
