@@ -1,0 +1,129 @@
+"""Contradiction: what a new frame sees through is not there any more.
+
+An old patch that lies clearly in front of what the new frame sees along the same ray would hide it; since it does not,
+it has gone: a door opened, a chair was taken away. It is given an end in time and is not deleted, so a query at an
+earlier time still finds it. Something new in front of something old contradicts nothing: what is hidden may still be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional as F
+
+from mosaicmem._shapes import Bool, Float, Tensor
+from mosaicmem.errors import refuse
+from mosaicmem.geometry.projection import pixel_centers, unproject
+from mosaicmem.memory.patches import Group, Keyframe
+from mosaicmem.memory.store import PatchStore
+
+
+@dataclass(frozen=True)
+class SupersedeConfig:
+    """When an old patch counts as contradicted.
+
+    Attributes:
+        tolerance: It must be nearer than what the new frame sees there by more than this share of the latter's depth.
+        min_cells: Share of its valid cells that must be contradicted.
+        margin: Cells around the one looked at that must agree, so that an edge seen a little aside contradicts nothing.
+        near: Old cells nearer to the new camera than this share of its frame's median depth say nothing.
+    """
+
+    tolerance: float = 0.1
+    min_cells: float = 0.5
+    margin: int = 1
+    near: float = 0.01
+
+    def __post_init__(self) -> None:
+        refuse(
+            (not 0 <= self.tolerance < 1, f"tolerance = {self.tolerance}: expected 0 up to, not including, 1"),
+            (not 0 < self.min_cells <= 1, f"min_cells = {self.min_cells}: expected above 0, up to 1"),
+            (self.margin < 0, f"margin = {self.margin}: expected at least 0 cells"),
+            (self.near < 0, f"near = {self.near}: expected at least 0"),
+        )
+
+
+def supersede(store: PatchStore, keyframe: Keyframe, config: SupersedeConfig | None = None) -> PatchStore:
+    """The store in which everything that a new observation sees through holds until its time.
+
+    Looks at groups that still hold, are older than the keyframe and are not pinned. Of a group that is contradicted in
+    part, the rest keeps its uid and the part that is over becomes a group of its own. `keyframe` itself is not
+    inserted; whether it is already there makes no difference.
+
+    Args:
+        keyframe: The new observation, at its own camera; only cells with valid depth say anything.
+    """
+    config = config or SupersedeConfig()
+    free = _free_depth(keyframe, config.margin)
+    near = config.near * keyframe.median_depth
+    kept: list[Group] = []
+    over: list[Group] = []
+    uid = store.group(len(store) - 1).uid + 1 if len(store) else 0
+    spheres = store.spheres.double()
+    for g, group in enumerate(store):
+        asked = group.until is None and not group.pinned and group.keyframe.time < keyframe.time
+        if not asked or not _may_be_seen(spheres[g], keyframe, near):
+            kept.append(group)
+            continue
+        gone = _seen_through(group, keyframe, free, near, config)
+        if not bool(gone.any()):
+            kept.append(group)
+            continue
+        rest = _present(group) & ~gone
+        if bool(rest.any()):
+            kept.append(replace(group, mask=rest))
+            over.append(replace(group, mask=gone, until=keyframe.time, uid=uid))
+            uid += 1
+        else:
+            kept.append(replace(group, until=keyframe.time))
+    changed = over or any(a is not b for a, b in zip(kept, store, strict=True))
+    return PatchStore.from_groups([*kept, *over]) if changed else store
+
+
+def _free_depth(keyframe: Keyframe, margin: int) -> Float[Tensor, "h w"]:
+    """How far each cell's ray is free: the smallest depth around it; 0 where any of them is unknown."""
+    depth = torch.where(keyframe.valid, keyframe.depth.double(), 0)[None, None]
+    size = 2 * margin + 1
+    # beyond the border nothing is asked
+    padded = F.pad(depth, [margin] * 4, value=torch.inf)
+    return -F.max_pool2d(-padded, size, stride=1)[0, 0]
+
+
+def _may_be_seen(sphere: Float[Tensor, "4"], keyframe: Keyframe, near: float) -> bool:
+    """Whether a bounding sphere reaches before the new camera."""
+    T = keyframe.camera.viewmats[0].double()
+    return float(sphere[3]) >= 0 and float(T[2, :3] @ sphere[:3] + T[2, 3] + sphere[3]) > near
+
+
+def _seen_through(
+    group: Group, new: Keyframe, free: Float[Tensor, "h w"], near: float, config: SupersedeConfig
+) -> Bool[Tensor, "m n"]:
+    """Patches of a group that the new frame sees through."""
+    old, camera = group.keyframe, new.camera
+    h, w = old.depth.shape
+    uv = pixel_centers(w, h, stride=old.stride, dtype=torch.float64).reshape(-1, 2)
+    valid = group.valid.reshape(-1)
+    local = unproject(uv, torch.where(valid, old.depth.reshape(-1).double(), 1.0), old.camera.Ks[0].double())
+    new_from_old = camera.viewmats[0].double() @ group.world_from_cam
+    points = local @ new_from_old[:3, :3].T + new_from_old[:3, 3]
+    z = points[:, 2]
+    K = camera.Ks[0].double()
+    seen = points[:, :2] / z.clamp(min=1e-12)[:, None] * K.diagonal()[:2] + K[:2, 2]
+    inside = valid & (z > near) & (seen >= 0).all(-1) & (seen[:, 0] < camera.width) & (seen[:, 1] < camera.height)
+    cell = (seen[inside] / new.stride).long()
+    limit = torch.zeros_like(z)
+    limit[inside] = free[cell[:, 1], cell[:, 0]]
+    contradicted = inside & (z < (1 - config.tolerance) * limit)
+    counts = _per_patch(contradicted.reshape(h, w), old.patch)
+    return (counts >= config.min_cells * _per_patch(valid.reshape(h, w), old.patch)) & (counts > 0)
+
+
+def _present(group: Group) -> Bool[Tensor, "m n"]:
+    """Patches of a group with a valid cell."""
+    return _per_patch(group.valid, group.keyframe.patch) > 0
+
+
+def _per_patch(cells: Bool[Tensor, "h w"], patch: int) -> Float[Tensor, "m n"]:
+    h, w = cells.shape
+    return cells.reshape(h // patch, patch, w // patch, patch).sum((1, 3)).double()
