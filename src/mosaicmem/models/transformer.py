@@ -34,7 +34,7 @@ Prediction = Literal["velocity", "x0"]
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes, by the names of diffusers' `config.json`; the last four are ours.
+    """Sizes, by the names of diffusers' `config.json`; the last five are ours.
 
     Attributes:
         patch_size: Latent cells per token along (t, y, x).
@@ -49,6 +49,8 @@ class TransformerConfig:
         prediction: What the output is: the velocity `noise - x0`, or `x0`.
         checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
         memory_subframes: Numbers of `MemoryTokens.subframes` that memory tokens bring; 0 reads none.
+        memory_in_place: Whether a token of Warped Latent is also added, through a map of its own, to the video token
+            whose place it was warped to.
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -66,6 +68,7 @@ class TransformerConfig:
     prediction: Prediction = "velocity"
     checkpointing: bool = False
     memory_subframes: int = 0
+    memory_in_place: bool = False
 
     def __post_init__(self) -> None:
         p = self.patch_size
@@ -123,6 +126,7 @@ class MemoryBatch:
         row: `[b M]` target latent, whose cameras the token carries.
         mask: `[b M]` False for padding; None if there is none.
         subframes: `[b M x]` what memory shows at raw frames; None if the tokens do not say.
+        warped_latent: `[b M]` tokens that Warped Latent put exactly at their target; None stands for none.
     """
 
     features: Float[Tensor, "b M c"]
@@ -130,6 +134,7 @@ class MemoryBatch:
     row: Int64[Tensor, "b M"]
     mask: Bool[Tensor, "b M"] | None = None
     subframes: Float[Tensor, "b M x"] | None = None
+    warped_latent: Bool[Tensor, "b M"] | None = None
 
     def __len__(self) -> int:
         return self.features.shape[1]
@@ -151,6 +156,7 @@ class MemoryBatch:
         mask = torch.zeros(len(batch), total, dtype=torch.bool)
         told = [tokens.subframes for tokens in batch if tokens.subframes is not None]
         subframes = torch.zeros(len(batch), total, told[0].shape[1]) if told else None
+        warped_latent = torch.zeros_like(mask)
         for b, tokens in enumerate(batch):
             start = 0
             for latent, count in zip(latents, counts, strict=True):
@@ -158,12 +164,12 @@ class MemoryBatch:
                 here = slice(start, start + len(mine))
                 features[b, here] = tokens.features[mine].float()
                 positions[b, here] = tokens.positions[mine].float()
-                mask[b, here] = True
+                mask[b, here], warped_latent[b, here] = True, tokens.warped_latent[mine]
                 if subframes is not None and tokens.subframes is not None:
                     subframes[b, here] = tokens.subframes[mine].float()
                 row[b, start : start + count] = latent
                 start += count
-        return cls(features, positions, row, None if bool(mask.all()) else mask, subframes)
+        return cls(features, positions, row, None if bool(mask.all()) else mask, subframes, warped_latent)
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,11 @@ class VideoTransformer(nn.Module):
             self.subframe_embedding = nn.Linear(config.memory_subframes, dim)
             nn.init.zeros_(self.subframe_embedding.weight)
             nn.init.zeros_(self.subframe_embedding.bias)
+        self.place_embedding: nn.Linear | None = None
+        if config.memory_in_place:
+            self.place_embedding = nn.Linear(config.in_channels * math.prod(p) + config.memory_subframes, dim)
+            nn.init.zeros_(self.place_embedding.weight)
+            nn.init.zeros_(self.place_embedding.bias)
 
     def forward(
         self,
@@ -242,7 +253,7 @@ class VideoTransformer(nn.Module):
         row = torch.arange(l, device=latents.device).repeat_interleave(m * n).expand(b, -1)
         mask = None
         if memory is not None and len(memory):
-            tokens = torch.cat([tokens, self._embed(memory, kind)], dim=1)
+            tokens = torch.cat([self._in_place(tokens, memory, (m, n)), self._embed(memory, kind)], dim=1)
             times = torch.cat([times, times.new_zeros(b, len(memory))], dim=1)
             positions = torch.cat([positions, memory.positions.to(positions)], dim=1)
             row = torch.cat([row, memory.row], dim=1)
@@ -302,6 +313,17 @@ class VideoTransformer(nn.Module):
                 "give `assemble` what memory shows at the earlier raw frames (subframes=)"
             )
         return tokens + self.subframe_embedding(memory.subframes.to(kind)).to(tokens.dtype)
+
+    def _in_place(self, video: Float[Tensor, "b L dim"], memory: MemoryBatch, tokens: tuple[int, int]) -> Tensor:
+        """Video tokens with what memory warped to their places: it need not be found by attention first."""
+        if self.place_embedding is None or memory.warped_latent is None:
+            return video
+        parts = [memory.features] if memory.subframes is None else [memory.features, memory.subframes]
+        content = self.place_embedding(torch.cat(parts, dim=-1).to(self.place_embedding.weight.dtype))
+        row, column = memory.positions[..., 1:].round().long().unbind(-1)
+        place = ((memory.row * tokens[0] + row) * tokens[1] + column).where(memory.warped_latent, 0)
+        content = (content * memory.warped_latent[..., None]).to(video.dtype)
+        return video.scatter_add(1, place[..., None].expand_as(content), content)
 
     def _per_token(self, timesteps: Tensor, b: int, l: int, tokens: int) -> Float[Tensor, "b L"]:
         if timesteps.ndim == 1:

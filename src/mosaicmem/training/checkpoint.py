@@ -22,7 +22,7 @@ from mosaicmem.models.checkpoint import read_tensors
 FORMAT = "mosaicmem-training-1"
 FREE = ("steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every", "data.clips", "data.last")
 """What may change between two runs of one training: when it stops, how often it reports, and more data."""
-LATE = ".subframe_embedding."
+LATE = (".subframe_embedding.", ".place_embedding.")
 """In the names of parameters that weights may lack: they start at zero effect."""
 
 
@@ -107,7 +107,7 @@ def copy_weights(source: Path, out: Path, extra: dict[str, Any]) -> Path:
 def start_from(path: Path, module: nn.Module) -> None:
     """Give a module the averaged weights of a checkpoint, of its folder, or of exported weights.
 
-    What reads the sub-frames of memory tokens starts at zero where the weights do not have it yet.
+    What reads memory beyond its tokens starts at zero where the weights do not have it yet.
 
     Raises:
         InputError: if there is no such file, or it holds no weights.
@@ -119,7 +119,7 @@ def start_from(path: Path, module: nn.Module) -> None:
     _, tensors = read_tensors(path)
     averaged = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
     weights = averaged or tensors
-    own = {k: v for k, v in module.state_dict().items() if LATE in k}
+    own = {k: v for k, v in module.state_dict().items() if any(name in k for name in LATE)}
     try:
         module.load_state_dict({**own, **weights})
     except RuntimeError as error:

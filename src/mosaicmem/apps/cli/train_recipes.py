@@ -69,6 +69,7 @@ class WorldModel(TransformerConfig):
     out_channels: int = 24
     prediction: Literal["velocity", "x0"] = "x0"
     memory_subframes: int = subframe_width(24, TokenGrid(128, 128, 8, 2, STEP))
+    memory_in_place: bool = True
 
 
 @dataclass(frozen=True)
