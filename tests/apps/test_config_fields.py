@@ -47,6 +47,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
     "generation.only_novel": (WALK, True, ()),
     "generation.min_confidence": (WALK, 1.0, ()),
     "generation.anchor_noise": (WALK, 0.1, ()),
+    "generation.memory_mb": (WALK, 0.0, ()),
     "sampling.steps": (WALK, 2, ()),
     "sampling.guidance": (WALK, 2.0, ()),
     "sampling.shift": (WALK, 1.0, ()),

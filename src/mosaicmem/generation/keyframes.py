@@ -14,6 +14,7 @@ from mosaicmem.generation.clock import Clock
 from mosaicmem.generation.depth import WindowDepth, cells_to_pixels
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.memory.forgetting import forget
 from mosaicmem.memory.lifting import LiftingConfig, lift
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Keyframe
@@ -32,6 +33,9 @@ class KeyframeConfig:
         only_novel: Of a frame that is written, remember only cells that memory did not show. Then nothing is ever a
             memory of a memory, which guards against drift; what is seen from nearer later stays coarse.
         min_confidence: Pixels whose depth the estimator believes less are not remembered.
+        memory_bytes: Largest payload of memory (`StoreStatistics.bytes`), or None. When a window's frames take it
+            beyond, what costs least coverage is forgotten (`memory.forgetting`); the newest frame and whatever is
+            pinned stay.
         lifting: Depth hygiene.
     """
 
@@ -40,6 +44,7 @@ class KeyframeConfig:
     min_novel: float = 0.0
     only_novel: bool = False
     min_confidence: float = 0.0
+    memory_bytes: int | None = None
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
 
     def __post_init__(self) -> None:
@@ -47,6 +52,10 @@ class KeyframeConfig:
             (self.interval < 0, f"interval = {self.interval}: expected at least 0"),
             (not 0 <= self.min_novel < 1, f"min_novel = {self.min_novel}: expected 0 up to, not including, 1"),
             (not 0 <= self.min_confidence <= 1, f"min_confidence = {self.min_confidence}: expected 0 to 1"),
+            (
+                self.memory_bytes is not None and self.memory_bytes < 0,
+                f"memory_bytes = {self.memory_bytes}: at least 0",
+            ),
         )
 
 
@@ -96,6 +105,9 @@ def write_keyframes(
             with clock("insert"):
                 store = store.insert(keyframe)
             written.append(numbers[i])
+    if written and config.memory_bytes is not None:
+        with clock("insert"):
+            store = forget(store, config.memory_bytes, keep={store.group(len(store) - 1).uid})
     return store, tuple(written)
 
 

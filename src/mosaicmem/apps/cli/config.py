@@ -80,6 +80,7 @@ class GenerationConfig:
         only_novel: Of a frame, remember only what memory did not show.
         min_confidence: Remember no pixel whose depth is believed less than this.
         anchor_noise: Spread of noise on the last frame's latent, against drift; trained models know up to 0.15.
+        memory_mb: Largest memory in megabytes; beyond it, what others show as well is forgotten. Unset: no limit.
     """
 
     window_size: int = 17
@@ -89,6 +90,7 @@ class GenerationConfig:
     only_novel: bool = False
     min_confidence: float = 0.0
     anchor_noise: float = 0.0
+    memory_mb: float | None = None
 
     def __post_init__(self) -> None:
         refuse(
@@ -97,6 +99,10 @@ class GenerationConfig:
             (not 0 <= self.min_novel < 1, f"min_novel = {self.min_novel}: expected 0 up to, not including, 1"),
             (not 0 <= self.min_confidence <= 1, f"min_confidence = {self.min_confidence}: expected 0 to 1"),
             (not 0 <= self.anchor_noise <= 1, f"anchor_noise = {self.anchor_noise}: expected 0 to 1"),
+            (
+                self.memory_mb is not None and not 0 <= self.memory_mb <= 1e9,
+                f"memory_mb = {self.memory_mb}: expected 0 to 1000000000 megabytes",
+            ),
         )
 
     def rollout(self, retrieval: RetrievalConfig, lifting: LiftingConfig) -> RolloutConfig:
@@ -106,6 +112,7 @@ class GenerationConfig:
             min_novel=self.min_novel,
             only_novel=self.only_novel,
             min_confidence=self.min_confidence,
+            memory_bytes=None if self.memory_mb is None else int(1e6 * self.memory_mb),
             lifting=lifting,
         )
         return RolloutConfig(self.alignment, retrieval, keyframes, self.anchor_noise, show_mosaic=False)
