@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,20 +11,31 @@ from hypothesis import strategies as st
 from tests.helpers import random_rotations
 from tests.memory.scenes import F64, GRID, camera, keyframe, random_room_cameras, room_depth
 
+from mosaicmem.apps.cli.export_ply import store_points
 from mosaicmem.errors import GeometryError
 from mosaicmem.geometry.se3 import make_transform, translation
 from mosaicmem.memory import PatchStore, retrieve
 from mosaicmem.memory.editing import (
+    Selection,
+    as_it_was,
     box,
+    doorway_transform,
     duplicate,
     erase,
     everything,
+    freeze,
+    holds,
     layout_transform,
     mirror,
+    move,
+    rotate,
+    scale,
     sphere,
     splice,
     transform,
 )
+from mosaicmem.models.conditioning import assemble, canvas
+from mosaicmem.models.synthetic import PixelShuffleVAE
 
 
 def room(n: int = 4, seed: int = 0) -> PatchStore:
@@ -66,11 +79,9 @@ def test_E3_erased_patches_are_never_read_again() -> None:
     region = sphere(torch.tensor([1.0, 0.0, 0.8]), 1.0)
     rest = erase(store, region)
     assert 0 < rest.num_patches < store.num_patches
-    assert not bool(region(rest.centers).any())
-    assert sorted(map(tuple, rest.centers.tolist())) == sorted(
-        map(tuple, store.centers[~region(store.centers)].tolist())
-    )
-    assert rest.num_patches + int(region(store.centers).sum()) == store.num_patches
+    assert not bool(region(rest).any())
+    assert sorted(map(tuple, rest.centers.tolist())) == sorted(map(tuple, store.centers[~region(store)].tolist()))
+    assert rest.num_patches + int(region(store).sum()) == store.num_patches
     assert len(erase(store, everything)) == 0
 
 
@@ -118,7 +129,7 @@ def test_E3_the_old_store_is_the_undo() -> None:
 def test_a_part_moves_and_the_rest_stays() -> None:
     store = room(5)
     region = box(torch.tensor([0.6, -2, 0.6]), torch.tensor([1.5, 2, 1.5]))
-    chosen = region(store.centers)
+    chosen = region(store)
     moved = transform(store, region, translation(torch.tensor([-1.0, 0, 0], dtype=F64)))
     assert moved.num_patches == store.num_patches
     expected = torch.where(chosen[:, None], store.centers + torch.tensor([-1.0, 0, 0]), store.centers)
@@ -154,7 +165,7 @@ def test_a_mirror_shows_the_flipped_picture_and_twice_is_nothing() -> None:
 def test_splice_keeps_both_and_renumbers() -> None:
     a, b = room(2), room(3, seed=9)
     for layout, axis in (("horizontal", 0), ("vertical", 1)):
-        joined = splice(a, b, layout_transform(a, b, layout, 1.0))
+        joined = splice(a, b, layout_transform(a.centers, b.centers, layout, 1.0))
         assert joined.num_patches == a.num_patches + b.num_patches
         assert len({g.uid for g in joined}) == 5
         mine, theirs = joined.centers[: a.num_patches, axis], joined.centers[a.num_patches :, axis]
@@ -168,3 +179,148 @@ def test_splice_keeps_both_and_renumbers() -> None:
 def test_what_is_no_similarity_is_refused(bad: torch.Tensor) -> None:
     with pytest.raises(GeometryError, match="neither"):
         transform(room(1), everything, bad)
+
+
+def test_move_rotate_and_scale_are_what_they_say() -> None:
+    store, about = room(2), torch.tensor([0.3, -0.2, 0.5])
+    x = store.centers
+    torch.testing.assert_close(
+        move(store, everything, torch.tensor([1.0, 2, -3])).centers, x + torch.tensor([1.0, 2, -3])
+    )
+    torch.testing.assert_close(scale(store, everything, 2.5, about).centers, about + 2.5 * (x - about))
+    torch.testing.assert_close(scale(store, everything, 2.5, about).radii, 2.5 * store.radii)
+    quarter = rotate(store, everything, torch.tensor([0.0, 0, 3]), 90.0, about).centers  # +x turns to +y
+    d = x - about
+    torch.testing.assert_close(quarter, about + torch.stack([-d[:, 1], d[:, 0], d[:, 2]], -1), rtol=0, atol=2e-6)
+    for bad in (
+        lambda: scale(store, everything, 0.0, about),
+        lambda: rotate(store, everything, torch.zeros(3), 9, about),
+    ):
+        with pytest.raises(GeometryError):
+            bad()
+
+
+def test_a_moved_part_is_moved_in_canvas_tokens_and_export() -> None:
+    """Not only where patches are listed: in every read-out, by the same transform."""
+    store, view, G = room(3), random_room_cameras(1, 5), rigid(3)
+    moved, moved_view = transform(store, everything, G), replace(view, viewmats=view.viewmats @ torch.linalg.inv(G))
+    before, after = retrieve(store, view, GRID), retrieve(moved, moved_view, GRID)
+    assert float(before.good.float().mean()) > 0.1, "control"
+    torch.testing.assert_close(canvas(moved, after)[0], canvas(store, before)[0], rtol=0, atol=1e-6)
+    assert not torch.equal(retrieve(moved, view, GRID).good, before.good), "control"
+    for alignment in ("latent", "rope"):
+        old, new = assemble(store, before, alignment), assemble(moved, after, alignment)
+        torch.testing.assert_close(new.features, old.features, rtol=0, atol=1e-6)
+        torch.testing.assert_close(new.positions, old.positions, rtol=0, atol=1e-6)
+    G, pixels = G.numpy(), Pixels()
+    points, colors = store_points(store, pixels, 0.0)
+    there, same = store_points(moved, pixels, 0.0)
+    assert there == pytest.approx(points @ G[:3, :3].T + G[:3, 3], abs=1e-4)
+    assert (same == colors).all()
+
+
+class Pixels(PixelShuffleVAE):
+    """Cells of three channels as blocks of one colour."""
+
+    def decode_image(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.repeat_interleave(GRID.stride, 2).repeat_interleave(GRID.stride, 3)
+
+
+def test_a_part_in_a_mirror_is_the_mirrored_part() -> None:
+    store = room(3)
+    region, normal, point = (
+        box(torch.tensor([0.5, -2, 0.5]), torch.tensor([3.0, 2, 1.5])),
+        torch.tensor([1.0, 0, 1]),
+        torch.ones(3),
+    )
+    chosen = region(store)
+    part = mirror(store, normal, point, region)
+    whole = mirror(store, normal, point)
+    assert part.num_patches == store.num_patches and len(part) > len(store)
+    key = lambda x: sorted(tuple(round(v, 4) for v in row) for row in x.tolist())  # noqa: E731
+    n = torch.nn.functional.normalize(normal, dim=0)
+    reflected = store.centers - 2 * ((store.centers - point) @ n)[:, None] * n
+    assert key(part.centers) == key(torch.where(chosen[:, None], reflected, store.centers))
+    assert key(whole.centers) == key(reflected)
+    again = mirror(
+        part, normal, point, Selection(lambda s: torch.isin(rows_of(s), torch.arange(len(store), len(part))))
+    )
+    assert key(again.centers) == key(store.centers)
+    assert all(float(torch.det(g.world_from_cam)) == pytest.approx(1.0) for g in part)
+
+
+def rows_of(store: PatchStore) -> torch.Tensor:
+    """Group of every patch."""
+    return torch.arange(len(store)).repeat_interleave(torch.tensor(store.offsets).diff())
+
+
+def test_a_flip_of_latents_is_taken_from_the_caller() -> None:
+    store = PatchStore.empty().insert(keyframe(4.0, camera()))
+    plain = mirror(store, torch.tensor([1.0, 0, 0]), torch.zeros(3)).group(0).keyframe
+    negated = mirror(store, torch.tensor([1.0, 0, 0]), torch.zeros(3), flip=lambda x: -x.flip(-1)).group(0).keyframe
+    assert torch.equal(negated.latents, -plain.latents)
+    assert torch.equal(negated.depth, plain.depth)
+
+
+def test_a_door_leads_from_one_world_into_the_other() -> None:
+    door_a, door_b = rigid(1), rigid(2)
+    a_from_b = doorway_transform(door_a, door_b, ratio=1.5)
+    inside_b = torch.tensor([0.2, -0.3, 2.0, 1.0], dtype=F64)  # 2 into b, a little right and up
+    outside_a = torch.tensor([-0.3, -0.45, -3.0, 1.0], dtype=F64)  # as far out of a; right and left change, up stays
+    torch.testing.assert_close(a_from_b @ door_b @ inside_b, door_a @ outside_a)
+    back = doorway_transform(door_b, door_a, ratio=1 / 1.5)
+    torch.testing.assert_close(a_from_b @ back, torch.eye(4, dtype=F64))
+    with pytest.raises(GeometryError, match="door b"):
+        doorway_transform(door_a, 2 * door_b @ torch.diag(torch.tensor([1, 1, 1, 0.5], dtype=F64)))
+    with pytest.raises(GeometryError, match="factor"):
+        doorway_transform(door_a, door_b, ratio=-1.0)
+
+
+def test_frozen_frames_are_whole_and_nothing_shown_changes() -> None:
+    store = room()
+    region = sphere(torch.tensor([1.0, 0.0, 0.8]), 0.6)
+    touched = [
+        g.uid
+        for g, rows in zip(store, region(store).split(torch.tensor(store.offsets).diff().tolist()), strict=True)
+        if bool(rows.any())
+    ]
+    frozen = freeze(store, region)
+    assert 0 < len(touched) < len(store)
+    assert [g.uid for g in frozen if g.pinned] == touched
+    assert torch.equal(frozen.centers, store.centers)
+    thawed = freeze(frozen, everything, pinned=False)
+    assert not any(g.pinned for g in thawed)
+    assert all(a is b for a, b in zip(frozen, freeze(frozen, region), strict=True)), "what is frozen stays as it is"
+
+
+def test_as_it_was_shows_the_past_and_keeps_the_rest_of_history() -> None:
+    """A wall at 4 until second 5, then one at 3; a picture of second 10 adds a patch far away."""
+    first, second = keyframe(4.0, camera(), frame=0), keyframe(3.0, camera(), frame=5)
+    third = keyframe(4.0, camera(at=(40, 0, 0)), frame=10)
+    old = PatchStore.empty().insert(first).insert(second).insert(third)
+    store = PatchStore.from_groups([replace(old.group(0), until=5.0), old.group(1), old.group(2)])
+    past = as_it_was(store, everything, 2.0)
+    assert [g.until for g in past] == [None, 10.0, 10.0]
+    assert [holds(g, 7.0) for g in past] == [True, True, False], "at second 7 the second wall still stood"
+    here = as_it_was(store, sphere(torch.tensor([0.0, 0, 3.5]), 20.0), 2.0)
+    assert [g.until for g in here] == [None, 10.0, None], "only what is selected"
+    left = as_it_was(store, box(torch.tensor([-9.0, -9, 0]), torch.tensor([0.0, 9, 9])), 2.0)
+    assert sorted((g.keyframe.frame, g.until) for g in left if g.until) == [(0, 5.0), (5, 10.0)]
+    assert left.num_patches == store.num_patches and len(left) == 5
+    now = as_it_was(store, everything, 11.0)
+    assert all(a is b for a, b in zip(now, store, strict=True)), "as it is: nothing to do"
+
+
+def test_what_is_not_edited_is_the_same_object() -> None:
+    """So that a list of what an edit changed holds nothing else."""
+    store = room(6)
+    region = sphere(torch.tensor([1.0, 0.0, 0.8]), 0.5)
+    for edited in (
+        erase(store, region),
+        move(store, region, torch.ones(3)),
+        mirror(store, torch.ones(3), torch.ones(3), region),
+    ):
+        kept = {g.uid: g for g in edited}
+        same = [kept.get(g.uid) is g for g in store]
+        touched = rows_of(store)[region(store)].unique().tolist()
+        assert same == [g not in touched for g in range(len(store))] and any(same) and not all(same)

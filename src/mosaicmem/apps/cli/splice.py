@@ -1,31 +1,30 @@
 """Join two memories into one world, or two trajectories into one path.
 
-The second is placed beside the first (--layout horizontal), above it (vertical), or exactly where --transform says:
-a similarity that takes coordinates of B to coordinates of A.
+The second is placed beside the first (--layout horizontal), above it (vertical), door to door (doorway, with --door-a
+and --door-b), or exactly where --transform says: a similarity that takes coordinates of B to coordinates of A.
 
 Writes, for memories: a memory folder with map.png, a preview. For trajectories: trajectory.json.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from mosaicmem._shapes import Float, Tensor
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import is_memory, load_memory, remembered_cameras, save_memory, vae_of
 from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.placement import Placement, placed
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.visualize import memory_map
-from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.errors import InputError
 from mosaicmem.geometry import se3
-from mosaicmem.io.files import finite, read_json, write_image
+from mosaicmem.io.files import write_image
 from mosaicmem.io.trajectories import Trajectory, read_trajectory, write_trajectory
-from mosaicmem.memory.editing import layout_transform
 from mosaicmem.memory.editing import splice as join
 
 EXAMPLE = "mosaicmem splice room_a room_b --layout horizontal --offset 2 --out both"
@@ -39,12 +38,7 @@ class Args(Common):
     """Memory folder or trajectory file that stays where it is."""
     b: Positional[Path]
     """The one that is moved; of the same kind."""
-    layout: Literal["horizontal", "vertical"] = "horizontal"
-    """Beside A (world +x) or above it (world -y)."""
-    offset: float = 10.0
-    """Gap between the two, world units."""
-    transform: Annotated[str | None, arg(metavar="FILE|NUMBERS", help_behavior_hint="")] = None
-    """A from B: a JSON file with a 4x4 matrix, or 16 or 3 numbers (a translation) separated by commas."""
+    place: Annotated[Placement, OmitArgPrefixes] = field(default_factory=Placement)
     vae: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: where remember found it)")] = None
     """Weights of the pretrained VAE of the memories, if they have moved."""
 
@@ -56,11 +50,11 @@ def run(args: Args, session: Session) -> Result:
     if kinds[0] != kinds[1]:
         names = ["a memory" if kind else "a trajectory" for kind in kinds]
         raise InputError(f"{args.a} is {names[0]}, {args.b} is {names[1]}; expected two of one kind")
-    given = parse_transform(args.transform) if args.transform is not None else None
-    return _memories(args, session, given) if kinds[0] else _trajectories(args, session, given)
+    args.place.given()  # refused before anything is read
+    return _memories(args, session) if kinds[0] else _trajectories(args, session)
 
 
-def _memories(args: Args, session: Session, given: Tensor | None) -> Result:
+def _memories(args: Args, session: Session) -> Result:
     store_a, meta_a = load_memory(args.a)
     store_b, meta_b = load_memory(args.b)
     if meta_a.vae != meta_b.vae or meta_a.grid != meta_b.grid:
@@ -71,7 +65,7 @@ def _memories(args: Args, session: Session, given: Tensor | None) -> Result:
     if not len(store_a) or not len(store_b):
         raise InputError(f"{args.a if not len(store_a) else args.b}: an empty memory; nothing to splice")
     vae = vae_of(meta_a, args.vae, session)
-    a_from_b = layout_transform(store_a, store_b, args.layout, args.offset) if given is None else given
+    a_from_b = args.place.a_from_b(store_a.centers, store_b.centers)
     store = join(store_a, store_b, a_from_b)
     source = f"splice of {meta_a.source} and {meta_b.source}"
     meta = replace(
@@ -88,21 +82,16 @@ def _memories(args: Args, session: Session, given: Tensor | None) -> Result:
         write_trajectory(Trajectory.from_cameras(cameras, metric=meta.metric), out / "trajectory.json")
     counts = (store_a.num_patches, store_b.num_patches, store.num_patches)
     data = {"kind": "memory", "patches_a": counts[0], "patches_b": counts[1], "patches": counts[2]}
-    text = [f"{counts[0]:,} + {counts[1]:,} = {counts[2]:,} patches of {len(store)} frames", *_placed(a_from_b)]
+    text = [f"{counts[0]:,} + {counts[1]:,} = {counts[2]:,} patches of {len(store)} frames", placed(a_from_b)]
     return Result({**data, "a_from_b": a_from_b.tolist()}, text)
 
 
-def _trajectories(args: Args, session: Session, given: Tensor | None) -> Result:
+def _trajectories(args: Args, session: Session) -> Result:
     a, b = read_trajectory(args.a), read_trajectory(args.b)
-    if given is None:
-        axis, sign = (0, 1.0) if args.layout == "horizontal" else (1, -1.0)
-        ends = (sign * a.centers[:, axis]).max(), (sign * b.centers[:, axis]).min()
-        shift = torch.zeros(3, dtype=torch.float64)
-        shift[axis] = sign * float(ends[0] - ends[1] + args.offset)
-        given = se3.translation(shift)
-    scale = float(torch.linalg.det(given[:3, :3]) ** (1 / 3))
-    centers = b.centers @ given[:3, :3].T + given[:3, 3]
-    rotation = b.viewmats[:, :3, :3] @ (given[:3, :3] / scale).T
+    a_from_b = args.place.a_from_b(a.centers, b.centers)
+    scale = float(torch.linalg.det(a_from_b[:3, :3]) ** (1 / 3))
+    centers = b.centers @ a_from_b[:3, :3].T + a_from_b[:3, 3]
+    rotation = b.viewmats[:, :3, :3] @ (a_from_b[:3, :3] / scale).T
     moved = se3.make_transform(rotation, -(rotation @ centers[..., None]).squeeze(-1))
     step = float(a.timestamps.diff().median()) if len(a) > 1 else 1 / 16
     times = torch.cat([a.timestamps, b.timestamps - b.timestamps[0] + a.timestamps[-1] + step])
@@ -119,40 +108,6 @@ def _trajectories(args: Args, session: Session, given: Tensor | None) -> Result:
     with session.folder(inputs=[args.a, args.b]) as out, session.stage("write"):
         write_trajectory(joined, out / "trajectory.json")
     data = {"kind": "trajectory", "poses_a": len(a), "poses_b": len(b), "poses": len(joined)}
-    return Result({**data, "a_from_b": given.tolist()}, [f"{len(a)} + {len(b)} = {len(joined)} poses", *_placed(given)])
-
-
-def parse_transform(text: str) -> Float[Tensor, "4 4"]:
-    """A 4x4 similarity from a JSON file, 16 numbers (row by row) or 3 (a translation).
-
-    Raises:
-        ConfigError: if the text is none of these; InputError: if the file or the matrix is unusable.
-    """
-    if "," not in text:
-        raw = read_json(Path(text), 2**20)
-        rows = raw if isinstance(raw, list) else None
-        flat = [x for r in rows for x in (r if isinstance(r, list) else [r])] if rows else []
-        values = [finite(x, f"{text}: matrix") for x in flat]
-    else:
-        try:
-            values = [float(part) for part in text.split(",")]
-        except ValueError:
-            raise ConfigError(f"--transform {text!r}: expected 16 or 3 numbers separated by commas") from None
-    if len(values) == 3:
-        return se3.translation(torch.tensor(values, dtype=torch.float64))
-    if len(values) != 16:
-        raise ConfigError(f"--transform holds {len(values)} numbers; expected 16 (a 4x4 matrix) or 3 (a translation)")
-    G = torch.tensor(values, dtype=torch.float64).reshape(4, 4)
-    R = G[:3, :3]
-    square = R @ R.T
-    if not bool(G.isfinite().all()) or float(torch.det(R)) <= 0 or not torch.equal(G[3], G.new_tensor([0, 0, 0, 1])):
-        raise InputError("--transform is no rotation, scale and translation: expected det > 0 and a last row 0 0 0 1")
-    if float((square / square.diagonal().mean() - torch.eye(3, dtype=G.dtype)).abs().max()) > 1e-6:
-        raise InputError("--transform shears or scales unevenly; expected rotation, one scale and translation")
-    return G
-
-
-def _placed(a_from_b: Tensor) -> list[str]:
-    scale = float(torch.linalg.det(a_from_b[:3, :3]) ** (1 / 3))
-    moved = ", ".join(f"{float(x):.3f}" for x in a_from_b[:3, 3])
-    return [f"B is placed at ({moved}), scaled by {scale:g}, in the world of A"]
+    return Result(
+        {**data, "a_from_b": a_from_b.tolist()}, [f"{len(a)} + {len(b)} = {len(joined)} poses", placed(a_from_b)]
+    )
