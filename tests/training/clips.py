@@ -12,6 +12,7 @@ from torch import nn
 from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.transformer import TransformerConfig
+from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
 from mosaicmem.training.cache import STEP, Clip
 from mosaicmem.training.world_task import LatentClip, WorldTask, WorldTaskConfig, write_latents
 
@@ -80,10 +81,22 @@ MICRO = TransformerConfig(
 )  # fmt: skip
 
 
-def world_task(paths: list[Path], **settings: Any) -> WorldTask:
+def world_task(
+    paths: list[Path], vae: VideoVAE | None = None, model: TransformerConfig = MICRO, **settings: Any
+) -> WorldTask:
     """A micro world model."""
     torch.manual_seed(0)
-    return WorldTask(paths, paths[:1], MICRO, GRID, WorldTaskConfig(**{"batch": 4, "latents": 2, **settings}), words=12)
+    config = WorldTaskConfig(**{"batch": 4, "latents": 2, **settings})
+    return WorldTask(paths, paths[:1], model, GRID, config, words=12, vae=vae)
+
+
+def micro_vae() -> VideoVAE:
+    """Random weights; a kernel between cells that is far from bilinear."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = VideoVAE(VideoVAEConfig(CHANNELS, (8, 8), (8, 8), blocks=1)).requires_grad_(False)
+        vae.between.normal_(std=0.3)
+    return vae.eval()
 
 
 class ToyTask:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors import safe_open
 from tests.training.clips import make_clip
 
 from mosaicmem.errors import ConfigError, InputError
@@ -99,6 +102,55 @@ def test_only_what_is_missing_is_rendered(tmp_path, monkeypatch):
     assert [clip.name for clip in held_out(tmp_path)] == [str(seed) for seed in HELD_OUT[:2]]
     assert ClipCache(tmp_path).names() == ["0", "1", "2", "3", "4"]
     assert (tmp_path / HELD_FOLDER).is_dir()
+
+
+def test_what_moves_is_written_and_old_clips_do_not_say(tmp_path):
+    clip = make_clip(0, frames=17)
+    write_clip(tmp_path / "old.safetensors", clip)
+    with safe_open(str(tmp_path / "old.safetensors"), "pt") as file:
+        assert "moving" not in set(file.keys())
+    assert read_clip(tmp_path / "old.safetensors").moving is None
+    moving = torch.randint(0, 256, (17, 4, 4), dtype=torch.uint8)
+    write_clip(tmp_path / "new.safetensors", replace(clip, moving=moving))
+    read = read_clip(tmp_path / "new.safetensors").moving
+    assert read is not None and torch.equal(read, moving)
+
+
+def test_a_block_says_how_much_of_it_shows_what_moves():
+    """Pixel by pixel against object ids of solids that have a law of motion."""
+    seen, still = 0, 0
+    for seed in range(4):
+        clip, episode = render_clip(seed, size=32, frames=17), make_episode(seed, size=32, frames=17)
+        shot, solids = episode.film(), episode.scene.solids
+        ids = {int(i) for i, law in zip(solids.object_id, solids.law, strict=True) if int(law) != 0}
+        assert clip.moving is not None and clip.moving.shape == (17, 4, 4) and clip.moving.dtype == torch.uint8
+        for t, y, x in ((t, y, x) for t in range(0, 17, 4) for y in range(4) for x in range(4)):
+            block = shot.object_id[t, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8].flatten().tolist()
+            share = sum(i in ids for i in block) / 64
+            assert abs(int(clip.moving[t, y, x]) - 255 * share) <= 0.51, (seed, t, y, x)
+            seen, still = seen + (share > 0), still + (share == 0)
+    assert seen > 5 and still > 50
+
+
+def test_only_episodes_whose_event_has_the_word_are_rendered(tmp_path, monkeypatch):
+    seeds = range(12)
+    events = {seed: make_episode(seed, size=16).event for seed in seeds}
+    words = {seed: set() if e is None else set(e.text.split()) for seed, e in events.items()}
+    wanted = [seed for seed in seeds if "ball" in words[seed]]
+    assert wanted and any(w and "ball" not in w for w in words.values()) and not all(words.values())
+    rendered = []
+    monkeypatch.setattr(
+        cache_module, "render_clip", lambda seed, *_: rendered.append(seed) or make_clip(seed % 7, frames=17)
+    )
+    assert list(render_ahead(tmp_path / "ball", seeds, size=16, event="ball")) == list(seeds)  # each is dealt with
+    assert rendered == wanted == [int(name) for name in ClipCache(tmp_path / "ball").names()]
+    rendered.clear()
+    assert list(render_ahead(tmp_path / "ball", seeds[:4], size=16, event="al")) == sorted(
+        seeds[:4], key=lambda seed: (seed not in wanted, seed)
+    )
+    assert rendered == [], "a part of a word is no word"
+    list(render_ahead(tmp_path / "all", seeds[:4], size=16))
+    assert rendered == list(seeds[:4])
 
 
 def test_a_rendered_clip_is_the_episode_of_its_seed():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -14,7 +14,14 @@ from tests.training.clips import MICRO, ToyTask, world_task, write_world
 
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.checkpoint import load_world, read_header
-from mosaicmem.training.checkpoint import FORMAT, copy_weights, export_weights, load_checkpoint, start_from
+from mosaicmem.training.checkpoint import (
+    FORMAT,
+    copy_weights,
+    export_weights,
+    load_checkpoint,
+    start_from,
+    write_weights,
+)
 from mosaicmem.training.loop import TrainConfig, fit
 
 
@@ -87,8 +94,6 @@ def test_a_killed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.replace", die)
     monkeypatch.setattr("os.replace", die)
-    from dataclasses import replace
-
     with pytest.raises(KeyboardInterrupt):
         fit(ToyTask(), replace(TOY, steps=41), tmp_path)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
@@ -106,3 +111,28 @@ def test_a_training_begins_with_the_mean_of_anothers_weights(run, tmp_path):
         start_from(exported, ToyTask().module)
     with pytest.raises(InputError, match="no such weights"):
         start_from(tmp_path / "nowhere", ToyTask().module)
+
+
+def test_weights_from_before_subframes_begin_a_training_that_reads_them(run, tmp_path):
+    """What they lack starts at zero, as it does in a new network; everything else must be there."""
+    exported = export_weights(run, tmp_path / "world.safetensors", half=False)
+    weights, model = load_file(exported), replace(MICRO, memory_subframes=12)
+    paths = write_world(tmp_path / "data", 1)
+    for source in (run, exported):
+        module = world_task(paths, model=model).module
+        start_from(source, module)
+        state = module.state_dict()
+        late = {k for k in state if "subframe_embedding" in k}
+        assert len(late) == 2 and state.keys() - weights.keys() == late
+        assert all(torch.equal(state[k], v) for k, v in weights.items())
+        assert not any(state[k].any() for k in late)
+    learned = {**weights, **{k: torch.ones_like(state[k]) for k in late}}
+    write_weights(tmp_path / "learned.safetensors", learned, {"format": FORMAT})
+    start_from(tmp_path / "learned.safetensors", module)
+    assert all(bool((module.state_dict()[k] == 1).all()) for k in late), "where they have it, it counts"
+    with pytest.raises(ConfigError, match="another network"):  # it would be lost
+        start_from(tmp_path / "learned.safetensors", world_task(paths).module)
+    del weights["transformer.proj_out.weight"]
+    write_weights(tmp_path / "less.safetensors", weights, {"format": FORMAT})
+    with pytest.raises(ConfigError, match="another network"):
+        start_from(tmp_path / "less.safetensors", module)

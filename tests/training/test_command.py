@@ -43,8 +43,8 @@ def data(tmp_path):
     folder = tmp_path / "clips"
     (folder / HELD_FOLDER).mkdir(parents=True)
     for seed in range(2):
-        write_clip(folder / f"{seed}.safetensors", make_clip(seed))
-    write_clip(folder / HELD_FOLDER / "7.safetensors", make_clip(7))
+        write_clip(folder / f"{seed}.safetensors", make_clip(seed, size=48))
+    write_clip(folder / HELD_FOLDER / "7.safetensors", make_clip(7, size=48))
     return folder
 
 
@@ -72,6 +72,7 @@ def test_from_nothing_to_a_model(run, data, tmp_path):
     assert exported["parts"]["world"]["task"]["settings"]["seed"] == 42
     vae, depth, model = (tmp_path / "model" / f"{name}.safetensors" for name in ("vae", "depth", "world"))
     vae, depth, model = load_vae(vae), load_depth(depth), load_world(model)
+    assert vae.kernel is not None  # fitted by `encode`, and exported
     assert depth.name == model.name == "micro"
     more = ("--start-from", tmp_path / "model" / "world.safetensors", "--out", tmp_path / "more")
     assert fine(f"world {WORLD} --steps 1", "--latents", tmp_path / "latents", *more)["step"] == 1
@@ -176,10 +177,13 @@ def test_episodes_are_rendered_where_asked(run, tmp_path, monkeypatch):
         train_data, "render_held_out", lambda folder, count, **o: asked.append((folder, count, o)) or []
     )
     words = "train data --seeds 3:5 --held-out 2 --processes 2 --posed.size 32 --frames 17"
-    assert run(words, "--out", tmp_path / "c")[0] == 0
-    (ahead, held) = asked
-    assert held == (tmp_path / "c", 2, {"size": 32})
-    assert ahead == (tmp_path / "c", range(3, 5), {"size": 32, "processes": 2, "frames": 17})
+    for event in ("", "ball"):
+        asked.clear()
+        more = ("--event", event) if event else ()
+        assert run(words, *more, "--out", tmp_path / "c")[0] == 0
+        (ahead, held) = asked
+        assert held == (tmp_path / "c", 2, {"size": 32})
+        assert ahead == (tmp_path / "c", range(3, 5), {"size": 32, "processes": 2, "frames": 17, "event": event})
 
 
 def test_other_ranks_are_silent(run, data, tmp_path, monkeypatch):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from safetensors import safe_open
 from tests.training.clips import make_clip
 
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.checkpoint import load_vae
 from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
+from mosaicmem.ops.latent_kernel import fit_kernel, read_between
+from mosaicmem.training import encode as encode_module
 from mosaicmem.training.cache import HELD_FOLDER, STEP, write_clip
 from mosaicmem.training.checkpoint import write_weights
 from mosaicmem.training.encode import (
@@ -16,6 +21,7 @@ from mosaicmem.training.encode import (
     channel_gain,
     encode_ahead,
     encoded_clips,
+    fit_between,
     fit_statistics,
     prepare_vae,
     read_gain,
@@ -24,7 +30,7 @@ from mosaicmem.training.encode import (
 from mosaicmem.training.world_task import encode_clip, read_latents, write_latents
 
 SIZES = VideoVAEConfig(channels=5, image_widths=(8, 8), group_widths=(8, 8), blocks=1)
-CLIPS = [make_clip(seed) for seed in range(3)]
+CLIPS = [make_clip(seed, size=48) for seed in range(3)]
 HEADER = {"format": "mosaicmem-training-1", "task": {"task": "vae", "model": SIZES.to_dict()}}
 
 
@@ -124,6 +130,65 @@ def test_latents_stay_with_the_autoencoder_that_made_them(vae, tmp_path):
     assert torch.equal(elsewhere.std, prepared.std)
     with pytest.raises(InputError, match="neither"):
         weights_of(tmp_path / "nowhere", "vae", tmp_path)
+
+
+def test_an_encoded_clip_says_how_much_of_each_cell_moves(vae, tmp_path):
+    """Mean over the four frames of a group, and over the blocks of a cell; frame 0 and a rest that is no group do not
+    count. Clips without it, such as those made before it was kept, stay readable."""
+    generator = torch.Generator().manual_seed(0)
+    clip = make_clip(1, frames=18)
+    for side in (4, 8):
+        moving = torch.randint(0, 256, (18, side, side), dtype=torch.uint8, generator=generator)
+        coded = encode_clip(vae, replace(clip, moving=moving))
+        assert coded.moving is not None and coded.moving.shape == (4, 4, 4) == (len(coded.groups), 4, 4)
+        k = side // 4
+        for g, y, x in torch.cartesian_prod(*[torch.arange(4)] * 3).tolist():
+            part = moving[1 + 4 * g : 5 + 4 * g, k * y : k * y + k, k * x : k * x + k]
+            assert float(coded.moving[g, y, x]) == pytest.approx(float(part.double().mean()) / 255, abs=1e-6)
+        write_latents(tmp_path / f"{side}.safetensors", coded)
+        read = read_latents(tmp_path / f"{side}.safetensors").moving
+        assert read is not None and torch.equal(read, coded.moving.half().float())
+        assert torch.equal(coded.image, encode_clip(vae, clip).image)
+    write_latents(tmp_path / "old.safetensors", encode_clip(vae, clip))
+    with safe_open(str(tmp_path / "old.safetensors"), "pt") as file:
+        assert "moving" not in set(file.keys())
+    assert read_latents(tmp_path / "old.safetensors").moving is None
+
+
+def test_the_kernel_between_cells_is_that_of_the_fitted_latents(vae):
+    fit_statistics(vae, CLIPS)
+    assert vae.kernel is None
+    fit_between(vae, CLIPS, frames=30)
+    assert vae.kernel is not None
+    pictures = [clip.frames(torch.linspace(0, len(clip) - 1, 10).long().tolist()) for clip in CLIPS]
+    by_hand = fit_kernel(vae.encode_image, torch.cat(pictures), 8)
+    assert torch.equal(vae.kernel, by_hand) and by_hand.shape == (9, 9, 20, 5)
+    latents = vae.encode_image(CLIPS[0].frames(slice(0, 1)))
+    cells = torch.tensor([[2.0, 3.0], [3.0, 3.0]])
+    values, known = read_between(latents, torch.ones(1, 6, 6).bool(), torch.zeros(2).long(), cells, vae.kernel)
+    assert bool(known.all()) and (values - latents[0, :, 3, 2:4].T).abs().max() < 0.05
+    fit_between(vae, CLIPS, frames=2)  # fewer frames than clips
+    assert not torch.equal(vae.kernel, by_hand)
+    with pytest.raises(InputError, match="no clips"):
+        fit_between(vae, [])
+
+
+def test_a_kernel_is_fitted_once_and_one_that_is_there_is_kept(vae, tmp_path, monkeypatch):
+    calls = []
+    inner = encode_module.fit_between
+    monkeypatch.setattr(encode_module, "fit_between", lambda *a: calls.append(1) or inner(*a))
+    write_weights(tmp_path / "plain.safetensors", vae.state_dict(), HEADER)
+    first = prepare_vae(tmp_path / "plain.safetensors", CLIPS, tmp_path / "a")
+    assert calls == [1] and first.kernel is not None
+    assert torch.equal(first.kernel, first.kernel.half().float())  # as it is shipped
+    again = prepare_vae(tmp_path / "plain.safetensors", CLIPS[:1], tmp_path / "a")
+    shipped = prepare_vae(tmp_path / "a", CLIPS[:1], tmp_path / "b")
+    for other in (again, shipped):
+        assert other.kernel is not None and torch.equal(other.kernel, first.kernel)
+    vae.between.fill_(0.25)
+    write_weights(tmp_path / "own.safetensors", vae.state_dict(), HEADER)
+    own = prepare_vae(tmp_path / "own.safetensors", CLIPS, tmp_path / "c")
+    assert own.kernel is not None and bool((own.kernel == 0.25).all()) and calls == [1]
 
 
 def test_only_what_is_missing_is_encoded(vae, tmp_path):

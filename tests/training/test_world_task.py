@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.training.clips import FRAMES, GRID, make_latents, world_task, write_world
+from tests.training.clips import FRAMES, GRID, MICRO, make_latents, micro_vae, world_task, write_world
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
-from mosaicmem.models.conditioning import assemble
+from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.world_task import (
@@ -24,7 +25,11 @@ from mosaicmem.training.world_task import (
     write_latents,
 )
 
-STEADY = {"no_memory": 0.0, "no_cameras": 0.0, "no_text": 0.0, "degrade": 0.0, "echo": 0.0, "depth_error": 0.0}
+STEADY = {
+    "no_memory": 0.0, "no_cameras": 0.0, "no_text": 0.0, "degrade": 0.0, "echo": 0.0, "depth_error": 0.0,
+    "rehearse": 0.0,
+}  # fmt: skip
+SUB = replace(MICRO, memory_subframes=subframe_width(4, GRID))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def test_shares_of_recent_and_future_memory():
 def test_no_event_splits_a_window_and_words_follow_it(paths, tmp_path, event):
     """Every latent of a window is before the event or every one after it, and the prompt says which."""
     clip = make_latents(5, event=event)
-    starts = {_window_start(clip, 2, np.random.default_rng(seed)) for seed in range(100)}
+    starts = {_window_start(clip, 2, np.random.default_rng(seed), 0.4) for seed in range(100)}
     happened = [STEP * s + 1 >= event for s in starts]
     assert all(STEP * (s + 2) < event for s, after in zip(starts, happened) if not after)
     assert any(happened) and not all(happened)
@@ -80,7 +85,7 @@ def test_no_event_splits_a_window_and_words_follow_it(paths, tmp_path, event):
     for index in range(20):
         rng = np.random.default_rng((0, index))
         rng.integers(1)
-        after = STEP * _window_start(clip, 2, rng) + 1 >= event
+        after = STEP * _window_start(clip, 2, rng, 0.4) + 1 >= event
         prompt = task._sample([path], index)["prompt"]
         assert prompt == (f"{clip.caption} {clip.event}." if after else clip.caption)
 
@@ -101,7 +106,8 @@ def test_memory_before_an_event_never_shows_what_comes_after_it(tmp_path, monkey
     assert 0 < told < 40
 
 
-def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch):
+@pytest.mark.parametrize("whole", [True, False])
+def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch, whole):
     """Store, mosaic and tokens of a sample are those of `lift`, `retrieve` and `assemble`, called again by hand."""
     calls = []
 
@@ -112,7 +118,9 @@ def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch):
         return tokens
 
     monkeypatch.setattr(module, "assemble", spied)
-    task = world_task(paths, **STEADY)
+    monkeypatch.setattr(module, "draw_alignment", lambda generator: "mixture")
+    vae = micro_vae() if whole else None
+    task = world_task(paths, vae, SUB if whole else MICRO, **STEADY)
     sample = task._sample(paths, 11)
     ((store, mosaic, args, options, state, tokens),) = calls
     clip = module.read_latents(paths[int(np.random.default_rng((0, 11)).integers(2))])
@@ -133,21 +141,27 @@ def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch):
     assert args == ("mixture",) and options["first_latent"] == 1
     generator = torch.Generator()
     generator.set_state(state)
+    raw = [STEP * l + k for l in (start, start + 1) for k in (1, 2, 3)]
+    earlier = retrieve(store, clip.cameras[raw], GRID, RetrievalConfig()) if whole else None
+    kernel = None if vae is None else vae.kernel
+    assert (kernel is not None) == whole
     by_hand = assemble(
-        store, expected, "mixture", first_latent=1, probability=options["probability"], generator=generator
+        store, expected, "mixture", first_latent=1, subframes=earlier, kernel=kernel, generator=generator
     )
     assert len(tokens) > 0
     for f in fields(tokens):
-        assert torch.equal(getattr(tokens, f.name), getattr(by_hand, f.name))
+        mine, other = getattr(tokens, f.name), getattr(by_hand, f.name)
+        assert mine is other is None or torch.equal(mine, other), f.name
+    assert (tokens.subframes is not None) == whole and not tokens.warped_latent.all()
     batch = task._collate([sample])
     assert batch.memory is not None
     assert torch.equal(batch.memory.features[0], tokens.features)
     assert torch.equal(batch.memory.row[0], tokens.latent) and batch.memory.row.min() >= 1
 
 
-@pytest.mark.parametrize(("share", "kind"), [(1.0, True), (0.0, False)])
-def test_t2_at_the_ends_of_the_mixture_there_is_one_kind_of_token(paths, monkeypatch, share, kind):
-    monkeypatch.setattr(module, "draw_probability", lambda generator: share)
+@pytest.mark.parametrize(("alignment", "kind"), [("latent", True), ("rope", False)])
+def test_t2_alone_each_alignment_gives_one_kind_of_token(paths, monkeypatch, alignment, kind):
+    monkeypatch.setattr(module, "draw_alignment", lambda generator: alignment)
     task, fractional = world_task(paths, **STEADY, recent=0.0), 0
     for index in range(8):
         tokens = task._sample(paths, index)["tokens"]
@@ -156,11 +170,27 @@ def test_t2_at_the_ends_of_the_mixture_there_is_one_kind_of_token(paths, monkeyp
     assert fractional == 0 if kind else fractional > 0
 
 
-def test_drawn_mixtures_hold_both_kinds(paths):
-    task = world_task(paths, **STEADY)
-    tokens = [task._sample(paths, index)["tokens"] for index in range(12)]
-    kinds = torch.cat([t.warped_latent for t in tokens])
-    assert 0.1 < kinds.float().mean() < 0.9
+def test_t2_a_step_has_one_alignment_and_steps_have_all_of_them(paths, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(module.WorldTask, "_window", lambda *a: drawn.append(a[-1]) or {})
+    task, other = world_task(paths, **STEADY), world_task(paths, **STEADY, seed=1)
+    steps = []
+    for step in range(60):
+        drawn.clear()
+        for index in range(4):
+            task._sample(paths, 4 * step + index)
+        assert len(set(drawn)) == 1
+        steps.append(drawn[0])
+    assert set(steps) == {"latent", "mixture", "rope"}
+    assert steps.count("rope") < min(steps.count("latent"), steps.count("mixture"))
+    drawn.clear()
+    for step in range(60):
+        other._sample(paths, 4 * step)
+    assert drawn != steps
+    drawn.clear()
+    for step in range(20):
+        task._sample(paths, step, plain=True)
+    assert set(drawn) == {"mixture"}, "evaluation reads memory as generation does"
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.0, 6), (0.3, 100), (1.0, 6)])
@@ -278,5 +308,197 @@ def test_a_task_without_clips_is_refused():
 
 def test_windows_reach_both_ends_of_a_clip():
     clip = make_latents(0)
-    starts = {_window_start(clip, 2, np.random.default_rng(seed)) for seed in range(200)}
+    starts = {_window_start(clip, 2, np.random.default_rng(seed), 0.4) for seed in range(200)}
     assert starts == set(range((FRAMES - 1) // STEP - 1))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_share_of_windows_begins_right_at_the_event(share):
+    """Beside that share, the anchor before the event is one of the whole windows' starts like any other."""
+    clip, n = make_latents(0, event=25), 1500
+    starts = [_window_start(clip, 2, np.random.default_rng(seed), share) for seed in range(n)]
+    whole = 11 - 1  # starts 0 to 10, but for the one whose window the event splits
+    expected = share + (1 - share) / whole
+    assert abs(starts.count(6) / n - expected) <= 4 * (expected * (1 - expected) / n) ** 0.5
+    assert 5 not in starts and (share == 1 or set(starts) == set(range(11)) - {5})
+    assert len({_window_start(make_latents(0), 2, np.random.default_rng(seed), 1.0) for seed in range(99)}) > 5
+
+
+# What moves counts more.
+
+
+def _with_moving(seed: int) -> module.LatentClip:
+    clip = make_latents(seed)
+    share = torch.rand(len(clip.groups), 4, 4, generator=torch.Generator().manual_seed(seed))
+    return replace(clip, moving=torch.where(share < 0.5, 0.0, share))
+
+
+def test_cells_count_by_how_much_of_them_moves(tmp_path):
+    path, old = tmp_path / "0.safetensors", tmp_path / "1.safetensors"
+    clip = _with_moving(0)
+    write_latents(path, clip)
+    write_latents(old, make_latents(0))
+    assert clip.moving is not None
+    task = world_task([path], **STEADY, moving=3.0)
+    for index in range(4):
+        sample = task._sample([path], index)
+        groups = sample["latents"].transpose(0, 1)[1:]
+        s = next(s for s in range(11) if torch.equal(groups, module.read_latents(path).groups[s : s + 2]))
+        assert torch.equal(sample["weight"], 1 + 3 * clip.moving[s : s + 2].half().float()[None])
+        assert bool((world_task([old], **STEADY)._sample([old], index)["weight"] == 1).all())
+        assert bool((world_task([path], **STEADY, moving=0.0)._sample([path], index)["weight"] == 1).all())
+    batch = task.batch(0)
+    assert batch.weight.shape == (4, 1, 2, 4, 4) and batch.weight.max() > 3
+
+
+def test_an_error_in_a_moving_cell_counts_more_in_the_loss_and_no_more_in_what_is_reported(paths):
+    task = world_task(paths, **STEADY)
+    batch = task.batch(0)
+    weight = torch.ones_like(batch.weight)
+    weight[:, :, 1, 2, 3] = 9.0  # 1 + `moving`, of a cell that shows moving things alone
+    batch = replace(batch, weight=weight, sigma=torch.full_like(batch.sigma, 0.8))
+    found = []
+    for cell in ((1, 2, 3), (1, 2, 2), (0, 2, 3)):
+
+        def forward(latents, times, text, cell=cell, **_):
+            out = torch.zeros_like(latents)
+            out[:, :, 1:] = batch.noise - batch.latents[:, :, 1:]
+            out[:, :, 1 + cell[0], cell[1], cell[2]] += 0.5
+            return out
+
+        task.module.transformer.forward = forward  # pyright: ignore[reportAttributeAccessIssue]
+        loss, metrics = task.loss(task.module, batch)
+        found.append((float(loss), metrics["x0_error_high"]))
+    (moving, reported), (still, same), (earlier, same_too) = found
+    assert moving == pytest.approx(9 * still, rel=1e-3) and earlier == pytest.approx(still, rel=1e-3)
+    assert reported == pytest.approx(same, rel=1e-3) == pytest.approx(same_too, rel=1e-3)
+    assert same == pytest.approx(0.8**2 * still, rel=1e-3)
+
+
+# Rehearsals: the newest history by the model itself.
+
+
+def _start_of(sample, path, latents: int = 2) -> int:
+    groups = module.read_latents(path).groups
+    found = sample["latents"].transpose(0, 1)[1:]
+    return next(s for s in range(len(groups)) if torch.equal(found, groups[s : s + latents]))
+
+
+def test_without_rehearsals_or_without_an_autoencoder_history_is_the_clips(paths):
+    quiet, alone, never = (
+        world_task(paths[:1], **STEADY),
+        world_task(paths[:1], **{**STEADY, "rehearse": 1.0}),
+        world_task(paths[:1], micro_vae(), **STEADY),
+    )
+    clip = module.read_latents(paths[0])
+    for index in range(6):
+        for task in (quiet, alone, never):
+            sample = task._sample(paths[:1], index)
+            assert torch.equal(sample["latents"][:, 0], clip.image[_start_of(sample, paths[0])])
+
+
+def test_a_rehearsed_anchor_is_what_the_model_makes_of_the_window_before(paths, monkeypatch):
+    """Decoded and encoded again, one or two windows of it; targets stay the clip's, and held-out samples too."""
+    task = world_task(paths[:1], micro_vae(), SUB, **{**STEADY, "rehearse": 1.0})
+    clip, made, lifted = module.read_latents(paths[0]), [], []
+    imagine, keyframe = task._imagine, module._keyframe
+
+    def spied(sample):
+        made.append((sample, imagine(sample)))
+        lifted.clear()
+        return made[-1][1]
+
+    monkeypatch.setattr(task, "_imagine", spied)
+    monkeypatch.setattr(module, "_keyframe", lambda c, z, k, *a: lifted.append((k, z)) or keyframe(c, z, k, *a))
+    counts = set()
+    for index in range(12):
+        made.clear(), lifted.clear()
+        sample = task._sample(paths[:1], index)
+        start = _start_of(sample, paths[0])
+        counts.add(len(made))
+        assert len(made) <= min(2, start // 2) and (made or start < 2)
+        anchor = sample["latents"][:, 0]
+        assert sample["weight"].shape == (1, 2, 4, 4)
+        if not made:
+            assert torch.equal(anchor, clip.image[start])
+            continue
+        assert torch.equal(anchor, made[-1][1][-1]) and not torch.allclose(anchor, clip.image[start], atol=1e-2)
+        # the first rehearsed window starts from the clip, the next from what the first made
+        first = start - 2 * len(made)
+        assert torch.equal(made[0][0]["latents"][:, 0], clip.image[first])
+        for (_, earlier), (later, _) in pairwise(made):
+            assert torch.equal(later["latents"][:, 0], earlier[-1])
+        # memory of the sample holds what was made, and of everything else what the clip shows
+        rehearsed = torch.cat([latents for _, latents in made])
+        assert start in dict(lifted)
+        for k, z in lifted:
+            here = first < k <= start
+            assert torch.equal(z, rehearsed[k - first - 1] if here else clip.image[k])
+    assert {0, 1, 2} == counts
+    made.clear()
+    plain = task._sample(paths[:1], 3, plain=True)
+    assert not made and torch.equal(plain["latents"][:, 0], clip.image[_start_of(plain, paths[0])])
+
+
+def test_what_is_imagined_is_one_step_of_the_model_decoded_and_encoded(paths, monkeypatch):
+    monkeypatch.setattr(module, "sixteen_bits", lambda *_: False)
+    vae = micro_vae()
+    task = world_task(paths[:1], vae, SUB, **STEADY)
+    clip, rng, generator = module.read_latents(paths[0]), np.random.default_rng(0), torch.Generator().manual_seed(0)
+    sample = task._window(clip, clip.image, 4, rng, generator)
+    found = task._imagine(sample)
+    batch = task._collate([sample])
+    anchor, asked = batch.latents[:, :, :1], []
+    network = task.module.transformer
+
+    def velocity(noisy):
+        asked.append(noisy)
+        times = torch.tensor([[0.0, 1000.0, 1000.0]])
+        with torch.no_grad():
+            return network(noisy, times, task.module.text(batch.words), memory=batch.memory, cameras=batch.cameras)
+
+    v = velocity(torch.cat([anchor, batch.noise], dim=2))[:, :, 1:]
+    frames = vae.decode_video(torch.cat([anchor, batch.noise - v], dim=2))[0].transpose(0, 1)
+    assert len(frames) == 9
+    torch.testing.assert_close(found, vae.encode_image(frames[[4, 8]]), rtol=1e-4, atol=1e-4)
+    changed = task._imagine({**sample, "noise": sample["noise"] + 1})
+    assert not torch.allclose(changed, found, atol=1e-2)
+    sigma = task._imagine({**sample, "sigma": torch.tensor(0.3)})
+    assert torch.equal(sigma, found), "from pure noise, whatever was drawn"
+
+
+@pytest.mark.parametrize("event", [21, 29])
+def test_no_rehearsal_goes_across_an_event(tmp_path, monkeypatch, event):
+    path = tmp_path / "0.safetensors"
+    write_latents(path, make_latents(0, event=event))
+    task, windows = world_task([path], micro_vae(), **{**STEADY, "rehearse": 1.0}, event=0.0), []
+    inner = task._window
+    monkeypatch.setattr(task, "_window", lambda *a: windows.append(a[2]) or inner(*a))
+    at, rehearsed, across = (event - 1) // STEP, 0, 0
+    for index in range(30):
+        windows.clear()
+        task._sample([path], index)
+        *before, start = windows
+        rehearsed += bool(before)
+        across += bool(not before and start >= 2)
+        if before:
+            assert before[0] >= at or start <= at, (before, start)
+    assert rehearsed > 3 and across > 0, "most rehearse, and some would have gone across"
+
+
+def test_a_rehearsed_batch_is_the_same_for_one_rank_and_two_and_changes_no_weight(paths):
+    task = world_task(paths, micro_vae(), SUB, rehearse=1.0)
+    before = {k: v.clone() for k, v in task.module.state_dict().items()}
+    whole, shares = task.batch(2), [task.batch(2, rank, 2) for rank in (0, 1)]
+    for i in range(4):
+        mine = shares[i % 2]
+        for name in ("latents", "noise", "weight", "sigma", "words"):
+            assert torch.equal(getattr(mine, name)[i // 2], getattr(whole, name)[i]), name
+    assert not whole.latents.requires_grad
+    assert all(torch.equal(v, before[k]) for k, v in task.module.state_dict().items())
+    assert torch.is_grad_enabled()
+    loss, _ = task.loss(task.module, whole)
+    loss.backward()
+    with torch.no_grad():
+        task.module.transformer.proj_out.weight.add_(0.1)
+    assert not torch.equal(task.batch(2).latents, whole.latents), "another model rehearses otherwise"
