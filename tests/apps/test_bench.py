@@ -52,6 +52,20 @@ def test_bench_prompts_and_walk_run_from_end_to_end(run, tiny, tmp_path):
     assert everything_in(tmp_path / "w") == {"report.json", "run.json", "walk.png", "drift.png"}
 
 
+def test_bench_stress_runs_from_end_to_end(run, recording, tmp_path):
+    small = ("bench", "stress", "--size", "32x24", "--frames", 16, "--every", 4, "--asked", 2)
+    ran = run(*small, "--worlds", 1, "--rows", "exact,scale 1.1", "--out", tmp_path / "s")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("[synthetic] bench stress: ") and "scale 1.1" in ran.out and "aligned" in ran.out
+    report = json.loads((tmp_path / "s" / "report.json").read_text())
+    assert 0 < report["rows"]["scale 1.1"]["aligned"]["coverage"] <= 1
+    assert everything_in(tmp_path / "s") == {"report.json", "run.json", "stress.png"}
+    assert read_image(tmp_path / "s" / "stress.png").std() > 10
+    ran = run(*small, "--recording", recording, "--rows", "exact", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["clips"] == ["recording"]
+
+
 def test_stages_are_what_bench_times_by_default(run):
     small = ("--num-frames", 1, "--iterations", 1, "--width", 16, "--height", 16, "--json")
     named, plain = run("bench", "stages", *small), run("bench", *small)
@@ -70,6 +84,7 @@ def test_stages_are_what_bench_times_by_default(run):
         (("memory", "--model", "nowhere"), 4, "nowhere"),
         (("walk", "--frames", 100), 2, "multiples of 16"),
         (("prompts", "--cases", 0), 2, "cases = 0"),
+        (("stress", "--rows", "fog"), 2, "unknown rows fog"),
     ],
 )
 def test_what_is_wrong_shows_before_any_work(run, argv, code, words):

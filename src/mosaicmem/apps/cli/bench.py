@@ -7,6 +7,7 @@ What a model is worth, instead of how fast memory is, say the other benchmarks; 
   bench memory    does it know a place again: every part of the model against the model without it
   bench walk      does a walk of 480 frames come home
   bench prompts   does it do what it is told
+  bench stress    how recall decays with wrong depth, poses, moving things and sky; without a model
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from mosaicmem.models.synthetic import push_pull
 EXAMPLE = "mosaicmem bench --num-frames 8 --iterations 2"
 
 STAGES = ("encode", "lift", "insert", "retrieve", "canvas", "tokens", "fill", "decode")
-PARTS = ("memory", "walk", "prompts")
+PARTS = ("memory", "walk", "prompts", "stress")
 T = TypeVar("T")
 
 
