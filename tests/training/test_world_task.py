@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from mosaicmem.training.world_task import (
     write_latents,
 )
 
-STEADY = {
+STEADY: dict[str, Any] = {
     "no_memory": 0.0, "no_cameras": 0.0, "no_text": 0.0, "degrade": 0.0, "echo": 0.0, "depth_error": 0.0,
     "rehearse": 0.0,
 }  # fmt: skip
@@ -412,7 +413,8 @@ def test_a_rehearsed_anchor_is_what_the_model_makes_of_the_window_before(paths, 
     monkeypatch.setattr(module, "_keyframe", lambda c, z, k, *a: lifted.append((k, z)) or keyframe(c, z, k, *a))
     counts = set()
     for index in range(12):
-        made.clear(), lifted.clear()
+        made.clear()
+        lifted.clear()
         sample = task._sample(paths[:1], index)
         start = _start_of(sample, paths[0])
         counts.add(len(made))
