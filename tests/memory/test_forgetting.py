@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -193,6 +195,22 @@ def test_slack_frees_more_at_once_so_that_few_inserts_forget() -> None:
             store = less
             assert store_bytes(store) <= 8 * size
     assert rebuilt == {0.0: 16, 0.5: 4}
+
+
+def test_what_is_forgotten_is_freed() -> None:
+    """A small soak: inserts and queries within a budget hold on to no keyframe beyond it."""
+    cameras = random_room_cameras(40, 3, SMALL)
+    store, alive = PatchStore.empty(), []
+    for i, c in enumerate(cameras):
+        frame = keyframe(room_depth(c, SMALL), c, SMALL, frame=i)
+        alive.append(weakref.ref(frame.latents))
+        store = forget(store.insert(frame), 8 * frame.nbytes, keep={i})
+        retrieve(store, c, SMALL)
+        del frame
+        gc.collect(0)
+        assert store.groups[-1].keyframe.frame == i
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) == len(store) <= 8
 
 
 def test_every_setting_matters() -> None:
