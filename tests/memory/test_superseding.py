@@ -11,7 +11,7 @@ from tests.memory.scenes import F64, GRID, camera, keyframe, random_room_cameras
 from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.memory import Keyframe, PatchStore, retrieve
-from mosaicmem.memory.superseding import SupersedeConfig, supersede
+from mosaicmem.memory.superseding import SupersedeConfig, imagined_in_free_space, supersede
 from mosaicmem.worlds import Scene, make_scene
 
 
@@ -113,15 +113,6 @@ def world_with_a_door() -> tuple[Scene, torch.Tensor]:
     raise AssertionError("no world with a door")
 
 
-def at_time(store: PatchStore, time: float | None) -> PatchStore:
-    """What held at a time, or holds."""
-    if time is None:
-        return PatchStore.from_groups([group for group in store if group.until is None])
-    return PatchStore.from_groups(
-        [group for group in store if group.keyframe.time <= time and (group.until is None or time < group.until)]
-    )
-
-
 def look(scene: Scene, cam: Cameras, time: float, frame: int) -> tuple[Keyframe, torch.Tensor]:
     """What is seen at a time, sky 50 m away, and which cells show the door."""
     h, w = GRID.cells
@@ -148,9 +139,39 @@ def test_a_door_opens_the_closed_one_is_over_and_an_old_time_still_finds_it() ->
     assert float((shown & is_door).sum()) > 0.7 * float(shown.sum()), "it is the door that is over"
     assert float((shown & gone).sum()) > 0.4 * float(gone.sum()), "and most of what opened"
     store = store.insert(opened)
-    then, was = retrieve(at_time(store, 30.0), cam, GRID), retrieve(before, cam, GRID)
+    then, was = retrieve(store, cam, GRID, at=30.0), retrieve(before, cam, GRID)
     same = (then.depth - was.depth).abs() < 0.02 * was.depth
     assert float(same[was.good].double().mean()) > 0.95, "as it was before it opened"
-    now = retrieve(at_time(store, None), cam, GRID)
+    now = retrieve(store, cam, GRID)
     core = shown & gone & now.good[0]
     assert bool(core.any()) and bool((now.depth[0][core] > 1.2 * closed.depth[core]).all()), "now one sees through"
+
+
+def test_what_was_imagined_where_something_saw_free_space_is_found() -> None:
+    """Seen from aside, the wall of a generated frame stands in the room that an observed frame saw empty."""
+    seen = keyframe(4.0, camera(), frame=0)
+    for depth, expected in ((2.0, True), (3.9, False), (4.0, False), (7.0, False)):
+        imagined = replace(keyframe(depth, camera(), frame=9), origin="generated")
+        assert bool(imagined_in_free_space(store_of(seen), imagined).all()) is expected
+        assert bool(imagined_in_free_space(store_of(seen), imagined).any()) is expected
+    half = replace(keyframe(with_box(4, 8), camera(), frame=9), origin="generated")
+    found = imagined_in_free_space(store_of(seen), half)
+    expected = torch.zeros(GRID.cells, dtype=torch.bool)
+    expected[:, 4:8] = True
+    assert torch.equal(found, expected), "the part that agrees stays"
+
+
+def test_only_what_was_observed_and_still_holds_where_it_was_is_a_witness() -> None:
+    imagined = replace(keyframe(2.0, camera(), frame=9), origin="generated")
+    store = store_of(keyframe(4.0, camera(), frame=0))
+    (group,) = store.groups
+    moved = group.world_from_cam.clone()
+    moved[0, 3] += 1.0
+    for other in (
+        replace(group, keyframe=replace(group.keyframe, origin="generated")),
+        replace(group, until=5.0),
+        replace(group, world_from_cam=moved),
+    ):
+        assert not imagined_in_free_space(PatchStore.from_groups([other]), imagined).any()
+    assert imagined_in_free_space(store, imagined).all(), "control"
+    assert not imagined_in_free_space(PatchStore.empty(), imagined).any()

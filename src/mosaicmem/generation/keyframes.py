@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -19,6 +19,7 @@ from mosaicmem.memory.lifting import LiftingConfig, lift
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.store import PatchStore
+from mosaicmem.memory.superseding import imagined_in_free_space
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class KeyframeConfig:
         only_novel: Of a frame that is written, remember only cells that memory did not show. Then nothing is ever a
             memory of a memory, which guards against drift; what is seen from nearer later stays coarse.
         min_confidence: Pixels whose depth the estimator believes less are not remembered.
+        consistent: Patches that lie where an observed frame saw free space are not remembered: what was observed is
+            never hidden by what was imagined.
         memory_bytes: Largest payload of memory (`StoreStatistics.bytes`), or None. When a window's frames take it
             beyond, what costs least coverage is forgotten (`memory.forgetting`); the newest frame and whatever is
             pinned stay.
@@ -44,6 +47,7 @@ class KeyframeConfig:
     min_novel: float = 0.0
     only_novel: bool = False
     min_confidence: float = 0.0
+    consistent: bool = True
     memory_bytes: int | None = None
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
 
@@ -100,6 +104,9 @@ def write_keyframes(
                 origin="generated",
                 config=config.lifting,
             )
+            if config.consistent:
+                free = imagined_in_free_space(store, keyframe)
+                keyframe = replace(keyframe, valid=keyframe.valid & ~free)
             novel = float((keyframe.valid & ~mosaic.good[i]).double().mean())
         if novel > config.min_novel:
             with clock("insert"):

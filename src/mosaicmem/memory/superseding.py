@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.errors import refuse
 from mosaicmem.geometry.projection import pixel_centers, unproject
-from mosaicmem.memory.patches import Group, Keyframe
+from mosaicmem.memory.patches import Group, Keyframe, patch_points
 from mosaicmem.memory.store import PatchStore
 
 
@@ -79,6 +79,37 @@ def supersede(store: PatchStore, keyframe: Keyframe, config: SupersedeConfig | N
             kept.append(replace(group, until=keyframe.time))
     changed = over or any(a is not b for a, b in zip(kept, store, strict=True))
     return PatchStore.from_groups([*kept, *over]) if changed else store
+
+
+def imagined_in_free_space(
+    store: PatchStore, keyframe: Keyframe, config: SupersedeConfig | None = None
+) -> Bool[Tensor, "h w"]:
+    """Cells of a generated keyframe whose patch lies where an observed frame of the store saw free space.
+
+    Remembered, they would hide what was observed from where it was observed: what was imagined on the way, with a depth
+    that was guessed, must never stand between a camera and what it saw.
+
+    Args:
+        store: Only groups that were observed, and are still where they were observed, are witnesses.
+        keyframe: At its own camera, not yet inserted.
+    """
+    config = config or SupersedeConfig(margin=0)
+    group = Group(keyframe, keyframe.camera.c2w[0].double(), None, 0)
+    found = torch.zeros(keyframe.tokens, dtype=torch.bool)
+    if bool(keyframe.valid.any()):
+        points, radii, _ = patch_points(group)
+        middle = points.double().mean(0)
+        reach = ((points.double() - middle).norm(dim=-1) + 2**0.5 * radii.double()).max()
+        sphere = torch.cat([middle, reach[None]])
+        for witness in store:
+            seen = witness.keyframe
+            if seen.origin != "observed" or witness.until is not None:
+                continue
+            near = config.near * seen.median_depth
+            still = torch.allclose(witness.world_from_cam, seen.camera.c2w[0].double(), atol=1e-6)
+            if still and _may_be_seen(sphere, seen, near):
+                found |= _seen_through(group, seen, _free_depth(seen, config.margin), near, config)
+    return found.repeat_interleave(keyframe.patch, 0).repeat_interleave(keyframe.patch, 1)
 
 
 def _free_depth(keyframe: Keyframe, margin: int) -> Float[Tensor, "h w"]:

@@ -79,6 +79,7 @@ class GenerationConfig:
         min_novel: Remember a frame if memory did not show more than this share of it.
         only_novel: Of a frame, remember only what memory did not show.
         min_confidence: Remember no pixel whose depth is believed less than this.
+        consistent: Remember nothing that lies where an observed frame saw free space.
         anchor_noise: Spread of noise on the last frame's latent, against drift; trained models know up to 0.15.
         memory_mb: Largest memory in megabytes; beyond it, what others show as well is forgotten. Unset: no limit.
     """
@@ -89,6 +90,7 @@ class GenerationConfig:
     min_novel: float = 0.0
     only_novel: bool = False
     min_confidence: float = 0.0
+    consistent: bool = True
     anchor_noise: float = 0.0
     memory_mb: float | None = None
 
@@ -112,6 +114,7 @@ class GenerationConfig:
             min_novel=self.min_novel,
             only_novel=self.only_novel,
             min_confidence=self.min_confidence,
+            consistent=self.consistent,
             memory_bytes=None if self.memory_mb is None else int(1e6 * self.memory_mb),
             lifting=lifting,
         )
