@@ -247,6 +247,30 @@ def test_only_what_memory_did_not_show_is_remembered():
     assert bool((few <= all_of_it).all())
 
 
+class _Ghost(_Wall):
+    """Later frames also see something half as far away in their lower half."""
+
+    def estimate(self, frames: torch.Tensor, cameras: Cameras) -> DepthEstimate:
+        found = super().estimate(frames, cameras)
+        moved = cameras.centers.norm(dim=-1) > 0.1
+        found.depth[moved, 3 * H // 4 :] = 2.0
+        return found
+
+
+def test_what_was_imagined_where_a_frame_saw_nothing_is_not_remembered():
+    valid = []
+    for consistent in (True, False):
+        models = Models(PixelShuffleVAE(8, 4), Compositor(invents=True), _Ghost(), 2)
+        config = RolloutConfig(keyframes=KeyframeConfig(consistent=consistent))
+        after, event = rollout_step(models, start(models, _image(), _path(1)), _path(5)[1:], config)
+        assert event.written == (4,)
+        valid.append(after.store.group(1).keyframe.valid)
+    careful, trusting = valid
+    assert trusting[-1].any()
+    assert not careful[-1, : -W // 16].any(), "the first frame looked through it at the wall"
+    assert torch.equal(careful[: H // 16], trusting[: H // 16]), "what agrees is remembered as ever"
+
+
 @pytest.mark.parametrize("wrong", [{"min_novel": 1.0}, {"interval": -1}, {"min_confidence": 2.0}])
 def test_keyframe_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -86,7 +86,8 @@ def canvas(
 
     Only taps that lie on the seen surface count (depth within `tau`, as at retrieval), so nothing is stretched into
     what a surface uncovers. With the `kernel` of an autoencoder (`ops.latent_kernel`) it takes the place of bilinear
-    weights wherever all four cells around hold content. Differentiable in the stored latents.
+    weights wherever all four cells around hold content, that of another surface among them: it then reads what the
+    source shows there, edge included. Differentiable in the stored latents.
 
     Returns:
         latents `[l c h w]`, 0 in holes (0 is no content: always use it with the mask), and good `[l h w]`. An empty

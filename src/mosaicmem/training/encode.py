@@ -133,6 +133,7 @@ def prepare_vae(source: Path, clips: Sequence[Clip], out: Path) -> VideoVAE:
         return load_vae(target)
     if bool((vae.std == 1).all()):
         fit_statistics(vae, clips)
+        vae.between.zero_()  # of latents of another spread
     if vae.kernel is None:
         fit_between(vae, clips)
     gain = channel_gain(vae, [encode_clip(vae, clip) for clip in clips[:_MEASURED]])
