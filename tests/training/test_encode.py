@@ -186,6 +186,11 @@ def test_a_kernel_is_fitted_once_and_one_that_is_there_is_kept(vae, tmp_path, mo
     for other in (again, shipped):
         assert other.kernel is not None and torch.equal(other.kernel, first.kernel)
     vae.between.fill_(0.25)
+    write_weights(tmp_path / "stale.safetensors", vae.state_dict(), HEADER)  # no statistics yet: of other latents
+    stale = prepare_vae(tmp_path / "stale.safetensors", CLIPS, tmp_path / "d")
+    assert stale.kernel is not None and torch.equal(stale.kernel, first.kernel) and calls == [1, 1]
+    calls.pop()
+    vae.std.fill_(0.5)
     write_weights(tmp_path / "own.safetensors", vae.state_dict(), HEADER)
     own = prepare_vae(tmp_path / "own.safetensors", CLIPS, tmp_path / "c")
     assert own.kernel is not None and bool((own.kernel == 0.25).all()) and calls == [1]
