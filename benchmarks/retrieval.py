@@ -1,10 +1,14 @@
 """Insert and retrieve at growing memory sizes: a 480x832 view, 16-pixel tokens of 2x2 cells, a walk through a hall.
 
-    python benchmarks/retrieval.py                 # 10 k, 100 k and 1 M patches
-    python benchmarks/retrieval.py --sizes 10000 --json
+    python benchmarks/retrieval.py                           # 10 k, 100 k, 1 M and 10 M patches: 2 GB, some minutes
+    python benchmarks/retrieval.py --sizes 10000 --json      # one size, as a document
 
-The yardstick printed beside each time is one pass over the candidates' centres in the same run: no retrieval that
-looks at every patch can be faster. Times are medians on one thread; ratios of one run mean more than its times.
+Times are CPU times on a chosen number of cores, so that other work on the machine does not count: every step runs on
+one thread, and where the library would share a step among cores, its tasks are scheduled as its threads take them.
+`--wall` measures wall time with threads instead; use it on a machine that has nothing else to do.
+
+The yardstick printed beside each time is one pass over all centres in the same run. `agreement` is the share of
+tokens that have the same owner when the candidates are thinned by plain passes over all patches, without blocks.
 """
 
 from __future__ import annotations
@@ -19,7 +23,11 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -30,7 +38,8 @@ import torch
 from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.token_grid import TokenGrid
-from mosaicmem.memory import Keyframe, PatchStore, retrieve
+from mosaicmem.memory import Keyframe, Mosaic, PatchStore, retrieve
+from mosaicmem.memory.pool import PatchPoints
 
 GRID = TokenGrid(832, 480, stride=8, patch=2)
 CHANNELS = 16
@@ -58,80 +67,169 @@ def hall_depth(camera: Cameras, length: float) -> torch.Tensor:
     return depth.reshape(h, w).float()
 
 
-def keyframe(camera: Cameras, length: float, index: int, latents: torch.Tensor) -> Keyframe:
-    depth = hall_depth(camera, length)
-    valid = torch.ones_like(depth, dtype=torch.bool)
-    return Keyframe(latents, depth, valid, torch.ones_like(depth), camera, GRID.stride, GRID.patch, index, index / 6)
+@dataclass
+class Clock:
+    """Milliseconds of a call: wall time with threads, or the time it would take on `cores` that do nothing else."""
+
+    cores: int
+    wall: bool
+
+    def __call__(self, run: Callable[[], object]) -> float:
+        if self.wall:
+            start = time.perf_counter()
+            run()
+            return 1e3 * (time.perf_counter() - start)
+        self.saved, self.busy = 0.0, False
+        start = time.thread_time()
+        with self._scheduled():
+            run()
+        return 1e3 * (time.thread_time() - start - self.saved)
+
+    @contextmanager
+    def _scheduled(self) -> Any:
+        def for_each(task: Callable[[int], object], count: int, *, worth: bool) -> None:
+            cores = self.cores if worth and not self.busy else 1
+            free, before, busy = [0.0] * cores, time.thread_time(), self.busy
+            self.busy = cores > 1 or busy
+            for i in range(count):
+                start = time.thread_time()
+                task(i)
+                free[free.index(min(free))] += time.thread_time() - start
+            self.busy = busy
+            if cores > 1:
+                self.saved += time.thread_time() - before - max(free)
+
+        with (
+            mock.patch("mosaicmem.memory.retrieval.for_each", for_each),
+            mock.patch("mosaicmem.memory.pool.for_each", for_each),
+        ):
+            yield
 
 
-def median_ms(run: Callable[[], object], repeats: int) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
-
-
-def measure(size: int, repeats: int) -> dict[str, float]:
-    """One row of the table."""
+def build(size: int, clock: Clock) -> tuple[PatchStore, float, list[float]]:
+    """A store of about `size` patches of a hall, its length, and what the last insertions took."""
     frames = max(1, round(size / GRID.tokens_per_latent))
     length = 8.0 + 0.25 * frames
     cameras = hall_cameras(frames, length)
     latents = torch.randn(CHANNELS, *GRID.cells)  # shared: what is measured is geometry, not copying latents
-    store = PatchStore.empty()
-    inserts = []
+    valid, confidence = torch.ones(GRID.cells, dtype=torch.bool), torch.ones(GRID.cells)
+    store, inserts = PatchStore.empty(), []
     for i in range(frames):
-        frame = keyframe(cameras[i], length, i, latents)
-        start = time.perf_counter()
-        store = store.insert(frame)
-        inserts.append(time.perf_counter() - start)
-    views = hall_cameras(7, length)
+        depth = hall_depth(cameras[i], length)
+        frame = Keyframe(latents, depth, valid, confidence, cameras[i], GRID.stride, GRID.patch, i, i / 6)
+        old = store
+
+        def insert(old: PatchStore = old, frame: Keyframe = frame) -> None:
+            nonlocal store
+            store = old.insert(frame)
+
+        inserts.append(clock(insert))
+    return store, length, inserts
+
+
+def plain_shows(points: PatchPoints, groups: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The twin of `PatchPoints.shows`: every patch of every candidate, one after the other, without blocks."""
+    store, (m, n), s = points.store, points.grid.tokens, np.float32(points.grid.token_stride)
+    view, K = points.viewmat[:3].astype(np.float32), points.K.astype(np.float32)
+    rows = [slice(store.offsets[g], store.offsets[g + 1]) for g in groups]
+
+    def landing(k: int) -> tuple[np.ndarray, ...]:
+        x = store.centers[rows[k]].numpy() @ view[:, :3].T + view[:, 3]
+        radii = store.radii[rows[k]].numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            uv = x[:, :2] / x[:, 2:] * K.diagonal()[:2] + K[:2, 2]
+            half = np.clip(radii * K[0, 0] / x[:, 2], s / 2, points.reach)[:, None]
+        ok = (x[:, 2] > points.near) & (uv + half > 0).all(1) & (uv - half < np.array([n * s, m * s])).all(1)
+        uv, half, z, radii = uv[ok], half[ok], x[ok, 2], radii[ok]
+        low = np.ceil((uv - half) / s - 0.5).clip(0).astype(int)
+        high = np.ceil((uv + half) / s - 0.5).clip(None, [n, m]).astype(int)
+        wide, tall = (high - low).clip(0).T
+        patch = np.repeat(np.arange(len(z)), wide * tall)
+        within = np.arange(len(patch)) - np.repeat(np.cumsum(wide * tall) - wide * tall, wide * tall)
+        token = (low[patch, 1] + within // wide[patch]) * n + low[patch, 0] + within % wide[patch]
+        return token, z[patch], (z - radii)[patch], ok.any()
+
+    zbuf = np.full(m * n, np.inf, np.float32)
+    for k in range(len(groups)):
+        token, z, _, _ = landing(k)
+        np.minimum.at(zbuf, token, z)
+    seen, landed = np.zeros((len(groups), -(-m * n // 64) * 64), np.uint8), np.zeros(len(groups), bool)
+    for k in range(len(groups)):
+        token, _, front, landed[k] = landing(k)
+        seen[k, token[front <= np.float32(1 + points.tau) * zbuf[token]]] = 1
+    return np.packbits(seen, axis=1, bitorder="little").view(np.uint64), landed
+
+
+def measure(size: int, repeats: int, clock: Clock) -> dict[str, float]:
+    """One row of the table."""
+    store, length, inserts = build(size, clock)
+    views, walk = hall_cameras(7, length), window_cameras(length)
     retrieve(store, views[0], GRID)
-    times, coverage = [], []
+    times, mosaics = [], []
     for _ in range(repeats):
+        mosaics = []
         for i in range(len(views)):
-            start = time.perf_counter()
-            mosaic = retrieve(store, views[i], GRID)
-            times.append(time.perf_counter() - start)
-            coverage.append(float(mosaic.coverage[0]))
+            answer: list[Mosaic] = []
+            times.append(clock(lambda i=i, answer=answer: answer.append(retrieve(store, views[i], GRID))))
+            mosaics += answer
+    singles = [
+        statistics.median(clock(lambda i=i: retrieve(store, walk[i], GRID)) for _ in range(2)) for i in (0, 10, 20)
+    ]
+    window = statistics.median(clock(lambda: retrieve(store, walk, GRID)) for _ in range(2))
     centers = store.centers.numpy()
-    read_ms = median_ms(lambda: float(np.add.reduce(centers, axis=None)), 5 * repeats)
-    retrieve_ms = 1e3 * statistics.median(times)
+    reads = [clock(lambda: float(np.add.reduce(centers, axis=None))) for _ in range(4 * repeats)]
+    retrieve_ms, read_ms = statistics.median(times), statistics.median(reads)
+    with mock.patch.object(PatchPoints, "shows", plain_shows):
+        plain = [retrieve(store, views[i], GRID) for i in (1, 4)]
+    same = [float((a.owner == mosaics[i].owner).double().mean()) for a, i in zip(plain, (1, 4), strict=True)]
     return {
         "patches": store.num_patches,
-        "keyframes": frames,
-        "insert_ms": 1e3 * statistics.median(inserts[-20:]),
+        "keyframes": len(store),
+        "insert_ms": statistics.median(inserts[-50:]),
         "retrieve_ms": retrieve_ms,
         "read_centres_ms": read_ms,
         "retrieve_over_read": retrieve_ms / read_ms,
-        "coverage": statistics.mean(coverage),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "index_bytes_per_patch": sum(
-            c.element_size() * c[0].numel() for c in (store.centers, store.radii, store.patch_ids)
+        "window_ms": window,
+        "window_over_view": window / statistics.mean(singles),
+        "coverage": statistics.mean(float(mosaic.coverage[0]) for mosaic in mosaics),
+        "agreement": min(same),
+        "coverage_difference": max(
+            abs(float(a.coverage - mosaics[i].coverage)) for a, i in zip(plain, (1, 4), strict=True)
         ),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "index_bytes_per_patch": store.index_bytes / store.num_patches,
+        "bytes_per_patch": store.index_bytes / store.num_patches + 9 * GRID.patch**2,  # depth, confidence, validity
     }
+
+
+def window_cameras(length: float) -> Cameras:
+    """21 views of a walk of two metres that looks about, amid the hall."""
+    t = torch.linspace(0, 1, 21, dtype=torch.float64)
+    eye = torch.stack([0.5 * t, torch.zeros_like(t), 0.4 * length + 2 * t], -1)
+    ahead = torch.stack([(0.5 * t).sin(), 0 * t, (0.5 * t).cos()], -1)
+    views = look_at(eye, eye + ahead, torch.tensor([0.0, -1.0, 0.0], dtype=torch.float64))
+    return Cameras.from_fov(views, GRID.width, GRID.height, 75.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="patches")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--wall", action="store_true", help="wall time with threads in place of scheduled CPU time")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.cores if args.wall else 1)
     torch.manual_seed(0)
-    rows = {str(size): measure(size, args.repeats) for size in sorted(args.sizes)}
+    rows = {str(size): measure(size, args.repeats, Clock(args.cores, args.wall)) for size in sorted(args.sizes)}
     if args.json:
         print(json.dumps(rows, indent=1))
         return
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
     ).stdout.strip()
-    print(
-        f"{time.strftime('%Y-%m-%d')}  {platform.processor() or platform.machine()}  1 thread  commit {commit or '-'}"
-    )
+    machine = platform.processor() or platform.machine()
+    print(f"{time.strftime('%Y-%m-%d')}  {machine}  {args.cores} cores  commit {commit or '-'}")
     names = list(next(iter(rows.values())))
     print("  ".join(f"{name:>20}" for name in names))
     for row in rows.values():

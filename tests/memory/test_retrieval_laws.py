@@ -288,3 +288,31 @@ def test_what_cannot_be_read_still_hides_what_is_behind_it() -> None:
     mosaic = retrieve(store, camera(at=(step, 0, 0)), GRID, RetrievalConfig(min_weight=0.9))
     assert torch.equal(mosaic.holes[0][:, :-1], lattice[:, :-1])
     assert bool((mosaic.source[0][~lattice] == 0).all())
+
+
+@pytest.mark.parametrize("at", [None, 0.5, 3.0, 4.0, 9.0])
+def test_a_time_shows_what_held_then_and_nothing_else(at: float | None) -> None:
+    cameras = random_room_cameras(7, 11)
+    untils = [None, 4.0, None, 3.0, None, 5.5, None]
+    groups = [
+        Group(keyframe(room_depth(c), c, frame=i), c.c2w[0], None, i, until=untils[i]) for i, c in enumerate(cameras)
+    ]
+    held = [i for i, t in enumerate(untils) if (t is None if at is None else i <= at and (t is None or at < t))]
+    views = random_room_cameras(3, 12)
+    mosaic = retrieve(PatchStore.from_groups(groups), views, GRID, at=at)
+    alone = retrieve(PatchStore.from_groups([dataclasses.replace(groups[i], until=None) for i in held]), views, GRID)
+    assert torch.equal(mosaic.source, torch.tensor([*held, -1])[alone.source])
+    assert torch.equal(mosaic.source_uv, alone.source_uv)
+    for view in range(3):
+        assert mosaic.reasons(view)[Reason.superseded] == 7 - len(held)
+        assert sum(mosaic.reasons(view).values()) == 7
+
+
+def test_a_door_that_opened_is_closed_again_at_the_old_time() -> None:
+    wall, door = keyframe(9.0, camera(), frame=2), keyframe(4.0, camera(), frame=0)
+    A = camera().c2w[0]
+    store = PatchStore.from_groups([Group(door, A, None, 0, until=2.0), Group(wall, A, None, 1)])
+    assert bool((retrieve(store, camera(), GRID).source == 1).all())
+    assert bool((retrieve(store, camera(), GRID, at=1.99).source == 0).all())
+    assert bool((retrieve(store, camera(), GRID, at=2.0).source == 1).all())
+    assert not bool(retrieve(store, camera(), GRID, at=-1.0).good.any())

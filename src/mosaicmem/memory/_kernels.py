@@ -14,75 +14,16 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, error_model="numpy", inline="always")
+@njit(cache=True, error_model="numpy", nogil=True, fastmath={"reassoc"})
 @no_type_check
-def _first_last(center: float, half: float, stride: float, count: int) -> tuple[int, int]:
-    """Grid elements whose centres lie in `[center - half, center + half)`, clipped to the grid."""
-    first = max(0, math.ceil((center - half) / stride - 0.5))
-    last = min(count - 1, math.ceil((center + half) / stride - 0.5) - 1)
-    return first, last
+def greedy_cover(quality, weight, order, limit, gain_min, picked, gains, left, total):
+    """Lazy greedy facility location: positions in order of `gain * weight`, ties to whoever is earlier in `order`.
 
-
-@njit(cache=True, error_model="numpy")
-@no_type_check
-def pool_zbuffer(centers, radii, offsets, active, view, focal, principal, stride, near, max_half, zbuf):
-    """Nearest patch depth per target token. `view` is `[3 4]` float32; `zbuf [m n]` starts at infinity."""
-    m, n = zbuf.shape
-    for k in range(len(active)):
-        for i in range(offsets[active[k]], offsets[active[k] + 1]):
-            x, y, z = centers[i, 0], centers[i, 1], centers[i, 2]
-            zc = view[2, 0] * x + view[2, 1] * y + view[2, 2] * z + view[2, 3]
-            if zc <= near:
-                continue
-            u = focal[0] * (view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3]) / zc + principal[0]
-            v = focal[1] * (view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3]) / zc + principal[1]
-            half = min(max(radii[i] * focal[0] / zc, 0.5 * stride), max_half)
-            if u + half <= 0 or v + half <= 0 or u - half >= n * stride or v - half >= m * stride:
-                continue
-            j0, j1 = _first_last(u, half, stride, n)
-            i0, i1 = _first_last(v, half, stride, m)
-            for row in range(i0, i1 + 1):
-                for col in range(j0, j1 + 1):
-                    zbuf[row, col] = min(zbuf[row, col], zc)
-
-
-@njit(cache=True, error_model="numpy")
-@no_type_check
-def pool_visible(
-    centers, radii, offsets, active, view, focal, principal, stride, near, max_half, tau, zbuf, landed, seen
-):
-    """Tokens each active group shows in front of everything else: `seen [k m n]`, and patches `landed [k]` in view."""
-    m, n = zbuf.shape
-    for k in range(len(active)):
-        for i in range(offsets[active[k]], offsets[active[k] + 1]):
-            x, y, z = centers[i, 0], centers[i, 1], centers[i, 2]
-            zc = view[2, 0] * x + view[2, 1] * y + view[2, 2] * z + view[2, 3]
-            if zc <= near:
-                continue
-            u = focal[0] * (view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3]) / zc + principal[0]
-            v = focal[1] * (view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3]) / zc + principal[1]
-            half = min(max(radii[i] * focal[0] / zc, 0.5 * stride), max_half)
-            if u + half <= 0 or v + half <= 0 or u - half >= n * stride or v - half >= m * stride:
-                continue
-            landed[k] += 1
-            front = zc - radii[i]
-            j0, j1 = _first_last(u, half, stride, n)
-            i0, i1 = _first_last(v, half, stride, m)
-            for row in range(i0, i1 + 1):
-                for col in range(j0, j1 + 1):
-                    if front <= (1 + tau) * zbuf[row, col]:
-                        seen[k, row, col] = True
-
-
-@njit(cache=True, error_model="numpy")
-@no_type_check
-def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
-    """Pick up to `limit` groups, each time the one that adds most; ties go to the earlier in `order`.
-
-    `quality [k q]` says how well group `k` shows element `q`, 0 = not at all; what is gained by a pick is the sum over
-    elements of what it shows better than those picked before. Such gains only fall, so a stale one is an upper bound
-    and most groups need no second look. `picked [k]` and `gains [k]` (when last looked at) are updated in place.
-    Returns the picks in order, all of whose gains are at least `gain_min` and positive.
+    `quality [k q]` says how well each of `k` shows each element, 0 = not at all; what is gained by a pick is the sum
+    over elements of what it shows better than those picked before. Such gains only fall, so a stale one is an upper
+    bound and most groups need no second look. `picked [k]` and `gains [k]` (when last looked at) are updated in place,
+    `left [k]` gets what each would still gain at the end and `total [k]` what it shows. Returns the picks in order,
+    whose gains are all at least `gain_min` and positive.
     """
     count, size = quality.shape
     best_shown = np.zeros(size, quality.dtype)
@@ -97,7 +38,7 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
                 continue
             gain = 0.0
             for q in range(size):
-                gain += max(quality[k, q] - best_shown[q], 0)
+                gain += max(quality[k, q] - best_shown[q], 0.0)
             gains[k] = gain
             bound[k] = gain * weight[k]
             if gain >= gain_min and bound[k] > best_score:
@@ -109,51 +50,160 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains):
         num += 1
         for q in range(size):
             best_shown[q] = max(best_shown[q], quality[best, q])
+    for k in range(count):
+        gain = shown = 0.0
+        for q in range(size):
+            gain += max(quality[k, q] - best_shown[q], 0.0)
+            shown += quality[k, q]
+        left[k], total[k] = gain, shown
     return chosen[:num]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
 def tangent_planes(depth, valid, max_slope, max_bend, planes):
-    """Inverse depth at each valid cell and its change per cell along x and y: `planes [h w 3]`.
+    """Inverse depth at each valid cell and its change per cell along x and y: `planes [3 h+2 w+2]`, with a border of 0.
 
-    The twin, and the reasons, are `geometry.warps.inverse_depth_slopes`.
+    What is invalid is 0 too, so that no tap there agrees with anything. The twin, and the reasons, are
+    `geometry.warps.inverse_depth_slopes`.
     """
     h, w = depth.shape
+    inverse = np.full((h + 4, w + 4), np.nan)
     for r in range(h):
         for c in range(w):
-            planes[r, c, 0] = 1.0 / float(depth[r, c]) if valid[r, c] else np.nan
+            inverse[r + 2, c + 2] = 1.0 / float(depth[r, c]) if valid[r, c] else np.nan
+    for axis in range(2):
+        for r in range(h):
+            for c in range(w):
+                here = inverse[r + 2, c + 2]
+                if axis == 0:
+                    a, b = inverse[r + 2, c], inverse[r + 2, c + 1]
+                    d, e = inverse[r + 2, c + 3], inverse[r + 2, c + 4]
+                else:
+                    a, b = inverse[r, c + 2], inverse[r + 1, c + 2]
+                    d, e = inverse[r + 3, c + 2], inverse[r + 4, c + 2]
+                bend = abs(b - 2 * here + d)  # central, backward, forward; nothing is less than NaN
+                slope = 0.5 * (d - b)
+                bend, slope = (bend, slope) if bend < np.inf else (np.inf, 0.0)
+                second = abs(a - 2 * b + here)
+                bend, slope = (second, 0.5 * (here - a)) if second < bend else (bend, slope)
+                second = abs(here - 2 * d + e)
+                bend, slope = (second, 0.5 * (e - here)) if second < bend else (bend, slope)
+                straight = (bend <= max_bend * here) & (abs(slope) <= max_slope * here)
+                planes[1 + axis, r + 1, c + 1] = slope if straight else 0.0
     for r in range(h):
         for c in range(w):
-            if not valid[r, c]:
-                continue
-            here = planes[r, c, 0]
-            for axis in range(2):
-                at, count = (c, w) if axis == 0 else (r, h)
-                slope, bend = 0.0, np.inf
-                for first in (-1, -2, 0):  # the stencil's first cell: central, backward, forward
-                    if at + first < 0 or at + first + 2 >= count:
-                        continue
-                    if axis == 0:
-                        a, b, d = planes[r, c + first, 0], planes[r, c + first + 1, 0], planes[r, c + first + 2, 0]
-                    else:
-                        a, b, d = planes[r + first, c, 0], planes[r + first + 1, c, 0], planes[r + first + 2, c, 0]
-                    second = abs(a - 2 * b + d)
-                    if second < bend:  # never true for NaN
-                        bend = second
-                        slope = 0.5 * (d - a)
-                if not (bend <= max_bend * here and abs(slope) <= max_slope * here):
-                    slope = 0.0
-                planes[r, c, 1 + axis] = slope
-    for r in range(h):
-        for c in range(w):
-            if not valid[r, c]:
-                planes[r, c, 0] = 0.0
+            planes[0, r + 1, c + 1] = inverse[r + 2, c + 2] if valid[r, c] else 0.0
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def splat_cells(planes, valid, P, stride, near, rho_max, tau, zmin, hit, hit_depth, hit_rho, block):
+def pixel_maps(world_from_cam, K_src, viewmat, K, P, Q, center):
+    """`P` and `Q [k 3 4]` between the images of groups at `world_from_cam [k 4 4]` and a view, and `center [k 3]`, the
+    groups' cameras in the view's frame. `K_src [k 3 3]` and `K [3 3]` have no skew; places are similarities."""
+    T = np.empty((3, 4))  # view from source
+    S = np.empty((3, 4))  # source from view
+    for k in range(len(P)):
+        A = world_from_cam[k]
+        for i in range(3):
+            for j in range(4):
+                T[i, j] = viewmat[i, 0] * A[0, j] + viewmat[i, 1] * A[1, j] + viewmat[i, 2] * A[2, j]
+            T[i, 3] += viewmat[i, 3]
+        scale = T[0, 0] ** 2 + T[1, 0] ** 2 + T[2, 0] ** 2
+        for i in range(3):
+            for j in range(3):
+                S[i, j] = T[j, i] / scale
+            S[i, 3] = -(T[0, i] * T[0, 3] + T[1, i] * T[1, 3] + T[2, i] * T[2, 3]) / scale
+            center[k, i] = T[i, 3]
+        _through_lenses(T, K, K_src[k], P[k])
+        _through_lenses(S, K_src[k], K, Q[k])
+
+
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@no_type_check
+def _through_lenses(T, K_to, K_from, out):
+    """`K_to @ T` with its first three columns times the inverse of `K_from`."""
+    fx, fy, cx, cy = K_from[0, 0], K_from[1, 1], K_from[0, 2], K_from[1, 2]
+    for i in range(3):
+        f, c = (K_to[i, i], K_to[i, 2]) if i < 2 else (1.0, 0.0)
+        x, y = (f * T[i, 0] + c * T[2, 0]) / fx, (f * T[i, 1] + c * T[2, 1]) / fy
+        out[i, 0], out[i, 1], out[i, 2] = x, y, f * T[i, 2] + c * T[2, 2] - x * cx - y * cy
+        out[i, 3] = f * T[i, 3] + c * T[2, 3]
+
+
+_RUN = 128
+"""Cells of a row that are placed at once, without branches and in scratch of a fixed layout, so that it vectorises."""
+
+
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@no_type_check
+def _bounded(x, count):
+    """The first grid element at or after `x`, brought into [0, count], as a float."""
+    x = np.ceil(x)
+    x = x if x > 0.0 else 0.0
+    return x if x < count else count
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, run):
+    """Where cells `start` to `stop` of row `r` land. `run [9 _RUN]`, flat, gets x, y, depth (0 where it does not land),
+    magnification, first and past the last row, the same of columns, and whether it lands near a cell's centre."""
+    p00, p01, p02, p03 = P[0, 0], P[0, 1], P[0, 2], P[0, 3]
+    p10, p11, p12, p13 = P[1, 0], P[1, 1], P[1, 2], P[1, 3]
+    p20, p21, p22, p23 = P[2, 0], P[2, 1], P[2, 2], P[2, 3]
+    step, width, height = 0.5 * stride, w * stride, h * stride
+    v = (r + 0.5) * stride
+    inverses = planes[0, r + 1, start + 1 : stop + 1]  # indices that start at 0 are what the compiler vectorises
+    slopes_x, slopes_y = planes[1, r + 1, start + 1 : stop + 1], planes[2, r + 1, start + 1 : stop + 1]
+    for a in range(len(inverses)):
+        u, inverse, gx, gy = (start + a + 0.5) * stride, inverses[a], slopes_x[a], slopes_y[a]
+        zw = p20 * u + p21 * v + p22 + p23 * inverse  # z' / d
+        z = zw / inverse
+        xw = p00 * u + p01 * v + p02 + p03 * inverse
+        yw = p10 * u + p11 * v + p12 + p13 * inverse
+        x, y = xw / zw, yw / zw
+        ok, left, right, top, bottom = True, x, x, y, y
+        for corner in range(4):
+            sx, sy = 2 * (corner & 1) - 1, (corner & 2) - 1
+            bend = 0.5 * (sx * gx + sy * gy)
+            zc = zw + step * (sx * p20 + sy * p21) + p23 * bend
+            xc = (xw + step * (sx * p00 + sy * p01) + p03 * bend) / zc
+            yc = (yw + step * (sx * p10 + sy * p11) + p13 * bend) / zc
+            ok = ok & (zc > 0.1 * zw)
+            left = xc if ok & (xc < left) else left
+            right = xc if ok & (xc > right) else right
+            top = yc if ok & (yc < top) else top
+            bottom = yc if ok & (yc > bottom) else bottom
+        left = left if ok else x - stride * rho_max  # the plane nearly reaches the camera: no finite footprint
+        right = right if ok else x + stride * rho_max
+        wide, high = right - left, bottom - top
+        rho = (wide if wide > high else high) / stride
+        left, right = (left if left < x - step else x - step), (right if right > x + step else x + step)
+        top, bottom = (top if top < y - step else y - step), (bottom if bottom > y + step else y + step)
+        lands = (inverse > 0) & (z > near) & (right > 0) & (bottom > 0) & (left < width) & (top < height)
+        coarse = rho > rho_max
+        left = x - stride if coarse & (left < x - stride) else left
+        right = x + stride if coarse & (right > x + stride) else right
+        top = y - stride if coarse & (top < y - stride) else top
+        bottom = y + stride if coarse & (bottom > y + stride) else bottom
+        run[0 * _RUN + a], run[1 * _RUN + a] = x, y
+        run[2 * _RUN + a], run[3 * _RUN + a] = (z if lands else 0.0), rho
+        middle, half = 0.5 * (top + bottom), 0.5 * (bottom - top)
+        run[4 * _RUN + a] = _bounded((middle - half) / stride - 0.5, h)
+        run[5 * _RUN + a] = _bounded((middle + half) / stride - 0.5, h)
+        middle, half = 0.5 * (left + right), 0.5 * (right - left)
+        run[6 * _RUN + a] = _bounded((middle - half) / stride - 0.5, w)
+        run[7 * _RUN + a] = _bounded((middle + half) / stride - 0.5, w)
+        aside_x, aside_y = x - (np.floor(x / stride) + 0.5) * stride, y - (np.floor(y / stride) + 0.5) * stride
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        central = inside & (abs(aside_x) <= 0.25 * stride) & (abs(aside_y) <= 0.25 * stride)
+        run[8 * _RUN + a] = 1.0 if central else 0.0
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def splat_cells(planes, P, stride, near, rho_max, tau, zmin, hit, hit_depth, hit_rho, block):
     """Land every valid source cell in the target grid, with its true footprint, and z-buffer within the group.
 
     The footprint is the bounding box of the cell's four corners on its tangent plane, at least one target cell wide:
@@ -163,145 +213,124 @@ def splat_cells(planes, valid, P, stride, near, rho_max, tau, zmin, hit, hit_dep
     `block [h w]` gets the nearest depth of what stands in the way even where it cannot be read: what lands within a
     quarter of a cell of the centre, and what is magnified too far, within one cell of where it lands.
 
-    `zmin [h w]` starts at infinity and `hit` at -1. `zmin` gets the nearest depth per target cell; `hit` the source
-    cell that, among those within `tau` of the nearest, lands closest to the cell's centre (then nearer, then first in
-    row order), with its depth and magnification. Returns how many cells landed inside the image, and how many of
-    those were magnified too far.
+    `zmin [h w]` gets the nearest depth per target cell, infinity where nothing lands; `hit` the source cell, or -1,
+    that lands closest to the cell's centre among those within `tau` of the nearest (then nearer, then first in row
+    order), with its depth and magnification. Returns how many cells landed inside the image, and how many of those
+    were magnified too far.
     """
-    h_src, w_src = valid.shape
     h, w = zmin.shape
+    h_src, w_src = planes.shape[1] - 2, planes.shape[2] - 2
+    zmin[:], block[:], hit[:], hit_depth[:], hit_rho[:] = np.inf, np.inf, -1, 0.0, 0.0
     distance = np.full((h, w), np.inf)
-    count = landed = coarse = 0
-    step = 0.5 * stride
+    run = np.empty(9 * _RUN)
     kept = np.empty((h_src * w_src, 4))  # x, y, z, rho of the cells that land and are shown
-    box = np.empty((h_src * w_src, 5), np.int32)  # first and last row and column of the footprint, source cell
+    box = np.empty((h_src * w_src, 5), np.int32)  # first and past the last row and column, source cell
+    count = landed = coarse = 0
     for r in range(h_src):
-        v = (r + 0.5) * stride
-        for c in range(w_src):
-            if not valid[r, c]:
-                continue
-            u, inverse = (c + 0.5) * stride, planes[r, c, 0]
-            zw = P[2, 0] * u + P[2, 1] * v + P[2, 2] + P[2, 3] * inverse  # z' / d
-            z = zw / inverse
-            if z <= near:
-                continue
-            xw = P[0, 0] * u + P[0, 1] * v + P[0, 2] + P[0, 3] * inverse
-            yw = P[1, 0] * u + P[1, 1] * v + P[1, 2] + P[1, 3] * inverse
-            x, y = xw / zw, yw / zw
-            left = right = x
-            top = bottom = y
-            for corner in range(4):
-                sx, sy = 2 * (corner & 1) - 1, (corner & 2) - 1
-                bend = 0.5 * (sx * planes[r, c, 1] + sy * planes[r, c, 2])
-                zc = zw + step * (sx * P[2, 0] + sy * P[2, 1]) + P[2, 3] * bend
-                if zc <= 0.1 * zw:  # the plane nearly reaches the camera: no finite footprint
-                    left, right = x - stride * rho_max, x + stride * rho_max
-                    break
-                xc = (xw + step * (sx * P[0, 0] + sy * P[0, 1]) + P[0, 3] * bend) / zc
-                yc = (yw + step * (sx * P[1, 0] + sy * P[1, 1]) + P[1, 3] * bend) / zc
-                left, right = min(left, xc), max(right, xc)
-                top, bottom = min(top, yc), max(bottom, yc)
-            rho = max(right - left, bottom - top) / stride
-            left, right = min(left, x - step), max(right, x + step)
-            top, bottom = min(top, y - step), max(bottom, y + step)
-            if right <= 0 or bottom <= 0 or left >= w * stride or top >= h * stride:
-                continue
-            landed += 1
-            if 0 <= x < w * stride and 0 <= y < h * stride:
-                i, j = int(y / stride), int(x / stride)
-                if max(abs(x - (j + 0.5) * stride), abs(y - (i + 0.5) * stride)) <= 0.25 * stride:
+        for start in range(0, w_src, _RUN):
+            stop = min(start + _RUN, w_src)
+            _footprints(planes, P, stride, near, rho_max, float(h), float(w), r, start, stop, run)
+            for a in range(stop - start):
+                z = run[2 * _RUN + a]
+                if z == 0:
+                    continue
+                landed += 1
+                x, y, rho = run[a], run[_RUN + a], run[3 * _RUN + a]
+                if run[8 * _RUN + a] != 0:
+                    i, j = int(y / stride), int(x / stride)
                     block[i, j] = min(block[i, j], z)
-            if rho > rho_max:
-                coarse += 1
-                left, right = max(left, x - stride), min(right, x + stride)
-                top, bottom = max(top, y - stride), min(bottom, y + stride)
-            j0, j1 = _first_last(0.5 * (left + right), 0.5 * (right - left), stride, w)
-            i0, i1 = _first_last(0.5 * (top + bottom), 0.5 * (bottom - top), stride, h)
-            if rho > rho_max:
-                for i in range(i0, i1 + 1):
-                    for j in range(j0, j1 + 1):
-                        block[i, j] = min(block[i, j], z)
-                continue
-            for i in range(i0, i1 + 1):
-                for j in range(j0, j1 + 1):
-                    zmin[i, j] = min(zmin[i, j], z)
-            kept[count] = x, y, z, rho
-            box[count] = i0, i1, j0, j1, r * w_src + c
-            count += 1
+                i0, i1 = int(run[4 * _RUN + a]), int(run[5 * _RUN + a])
+                j0, j1 = int(run[6 * _RUN + a]), int(run[7 * _RUN + a])
+                if rho > rho_max:
+                    coarse += 1
+                    for i in range(i0, i1):
+                        for j in range(j0, j1):
+                            block[i, j] = min(block[i, j], z)
+                    continue
+                for i in range(i0, i1):
+                    for j in range(j0, j1):
+                        zmin[i, j] = min(zmin[i, j], z)
+                kept[count] = x, y, z, rho
+                box[count] = i0, i1, j0, j1, r * w_src + start + a
+                count += 1
     for k in range(count):
         x, y, z, rho = kept[k]
-        i0, i1, j0, j1, cell = box[k]
-        for i in range(i0, i1 + 1):
-            for j in range(j0, j1 + 1):
+        i0, i1, j0, j1, q = box[k]
+        for i in range(i0, i1):
+            for j in range(j0, j1):
                 if z > (1 + tau) * zmin[i, j]:
                     continue
                 dist = (x - (j + 0.5) * stride) ** 2 + (y - (i + 0.5) * stride) ** 2
                 if dist < distance[i, j] or (dist == distance[i, j] and z < hit_depth[i, j]):
                     distance[i, j] = dist
-                    hit[i, j] = cell
+                    hit[i, j] = q
                     hit_depth[i, j], hit_rho[i, j] = z, rho
     return landed, coarse
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
-def view_quality(zmin, depth, rho, tau, center, focal, principal, stride, theta, quality):
-    """How well each group shows each cell: from 1/2 up to 1 for the same viewpoint, unmagnified; 0 if hidden.
+def _angle(dot, cross):
+    """The angle whose cosine and sine are as `dot` to `cross >= 0`, to 1e-10: tangents halved until a series serves.
+
+    An arc cosine loses half of its digits near 0, and has branches.
+    """
+    t = cross / (math.sqrt(dot * dot + cross * cross) + dot)  # tan(angle / 2)
+    t = t if t < 1e30 else 1e30  # also where both are 0 or the angle is straight
+    t = t / (1 + math.sqrt(1 + t * t))
+    t = t / (1 + math.sqrt(1 + t * t))  # tan(angle / 8) <= 0.415
+    s = t * t
+    series = 1 / 27 - s / 29
+    series = 1 / 19 - s * (1 / 21 - s * (1 / 23 - s * (1 / 25 - s * series)))
+    series = 1 / 11 - s * (1 / 13 - s * (1 / 15 - s * (1 / 17 - s * series)))
+    series = 1 / 3 - s * (1 / 5 - s * (1 / 7 - s * (1 / 9 - s * series)))
+    return 8 * t * (1 - s * series)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def view_quality(zmin, depth, rho, tau, center, focal, principal, stride, theta, first, last, quality):
+    """How well each group shows each cell of rows `first` to `last`: from 1/2 to 1 for the same viewpoint, unmagnified.
 
     `1/2 + 1/2 / ((1 + angle / theta) max(1, rho))`, with the angle at the surface between the view's ray and the
-    source's, whose camera lies at `center [k 3]` in the view's frame. Appearance depends on the direction it is seen
-    from, and depth errors show as parallax: of several groups the one that looked from nearest by is the truest.
+    source's, whose camera lies at `center [k 3]` in the view's frame; 0 where hidden. Appearance depends on the
+    direction it is seen from, and depth errors show as parallax: of several groups the one that looked from nearest
+    by is the truest.
     """
-    count, h, w = zmin.shape
-    for i in range(h):
+    count, _, w = zmin.shape
+    front, per_theta = np.empty(w), 1 / theta
+    for i in range(first, last):
         y = ((i + 0.5) * stride - principal[1]) / focal[1]
-        for j in range(w):
-            x = ((j + 0.5) * stride - principal[0]) / focal[0]
-            front = np.inf
-            for k in range(count):
-                front = min(front, zmin[k, i, j])
-            if front == np.inf:
-                continue
-            for k in range(count):
-                if zmin[k, i, j] > (1 + tau) * front:
-                    continue
+        front[:] = np.inf
+        for k in range(count):
+            for j in range(w):
+                front[j] = zmin[k, i, j] if zmin[k, i, j] < front[j] else front[j]
+        for k in range(count):
+            cx, cy, cz = center[k, 0], center[k, 1], center[k, 2]
+            for j in range(w):
+                x = ((j + 0.5) * stride - principal[0]) / focal[0]
                 d = depth[k, i, j]
-                qx, qy, qz = d * x - center[k, 0], d * y - center[k, 1], d - center[k, 2]
-                dot = x * qx + y * qy + qz
-                norms = math.sqrt((x * x + y * y + 1) * (qx * qx + qy * qy + qz * qz))
-                angle = math.acos(min(1.0, max(-1.0, dot / norms))) if norms > 0 else 0.0
-                quality[k, i, j] = 0.5 + 0.5 / ((1 + angle / theta) * max(1.0, rho[k, i, j]))
+                qx, qy, qz = d * x - cx, d * y - cy, d - cz
+                nx, ny, nz = y * qz - qy, qx - x * qz, x * qy - y * qx  # (x, y, 1) cross q
+                angle = _angle(x * qx + y * qy + qz, math.sqrt(nx * nx + ny * ny + nz * nz))
+                large = rho[k, i, j] if rho[k, i, j] > 1.0 else 1.0
+                shown = (zmin[k, i, j] < np.inf) & (zmin[k, i, j] <= (1 + tau) * front[j])
+                quality[k, i, j] = 0.5 + 0.5 / ((1 + angle * per_theta) * large) if shown else 0.0
 
 
-@njit(cache=True, error_model="numpy", inline="always")
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
-def _taps(planes, valid, x, y, z, tau):
-    """Share of bilinear weight on cells that agree with depth `z` at latent coordinates (x, y), and their mean 1/d.
-
-    Each tap is carried to (x, y) along its own tangent plane before it is compared or averaged.
-    """
-    h, w = valid.shape
-    x0, y0 = math.floor(x), math.floor(y)
-    total = inverse = 0.0
-    for dy in range(2):
-        for dx in range(2):
-            r, c = y0 + dy, x0 + dx
-            if r < 0 or c < 0 or r >= h or c >= w or not valid[r, c]:
-                continue
-            carried = planes[r, c, 0] + planes[r, c, 1] * (x - c) + planes[r, c, 2] * (y - r)
-            if carried <= 0 or abs(1.0 / carried - z) > tau * z:
-                continue
-            b = (x - x0 if dx else 1 - x + x0) * (y - y0 if dy else 1 - y + y0)
-            total += b
-            inverse += b * carried
-    return total, inverse
+def _tap(planes, r, c, dx, dy, b, z, tau, total, inverse):
+    """Add one tap of weight `b` that lies `(dx, dy)` cells aside, carried along its plane, if it agrees with `z`."""
+    carried = planes[0, r, c] + planes[1, r, c] * dx + planes[2, r, c] * dy
+    share = z * carried  # z / d
+    b = b if (share > 0) & (abs(1.0 - share) <= tau * share) else 0.0
+    return total + b, inverse + b * carried
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def read_back(
-    planes, valid, P, Q, stride, near, tau, tau_surface, w_min, steps, hit, hit_depth, uv, source_z, refined, good
-):
+def read_back(planes, P, Q, stride, near, tau, tau_surface, w_min, steps, hit, hit_depth, uv, source_z, refined, good):
     """Find, for every target cell the group lands in, the source position that shows what the cell sees.
 
     From the z-buffered depth the ray of the target cell is followed to the group's own surface by fixed-point steps
@@ -309,44 +338,61 @@ def read_back(
     `steps = 0` is one plain back-projection.
     A cell is good if at least `w_min` of the bilinear weight lies on valid taps that agree with the ray's depth within
     `tau`, and the surface they interpolate does within `tau_surface`: footprints are generous, this is strict. A ray
-    that misses the surface whose footprint it met goes on to whatever lies behind.
+    that misses the surface whose footprint it met goes on to whatever lies behind. Taps are carried to the sample
+    point along their own tangent planes before they are compared or averaged. Where `good` is not set, the rest is not
+    written.
     """
     h, w = hit.shape
+    h_src, w_src = planes.shape[1] - 2, planes.shape[2] - 2
+    good[:] = False
+    cols, D, per_stride = np.empty(w, np.int64), np.empty(w), 1 / stride
     for i in range(h):
         v = (i + 0.5) * stride
+        alive = 0
         for j in range(w):
-            if hit[i, j] < 0:
-                continue
-            u = (j + 0.5) * stride
-            D = hit_depth[i, j]
-            for step in range(steps + 1):
-                z = D * (Q[2, 0] * u + Q[2, 1] * v + Q[2, 2]) + Q[2, 3]
-                if z <= 0:
-                    break
-                gu = (D * (Q[0, 0] * u + Q[0, 1] * v + Q[0, 2]) + Q[0, 3]) / z
-                gv = (D * (Q[1, 0] * u + Q[1, 1] * v + Q[1, 2]) + Q[1, 3]) / z
-                total, inverse = _taps(planes, valid, gu / stride - 0.5, gv / stride - 0.5, z, tau)
+            cols[alive], D[alive] = j, hit_depth[i, j]
+            alive += hit[i, j] >= 0
+        for step in range(steps + 1):
+            going = 0
+            for a in range(alive):
+                j = cols[a]
+                u = (j + 0.5) * stride
+                z = D[a] * (Q[2, 0] * u + Q[2, 1] * v + Q[2, 2]) + Q[2, 3]
+                nearness = 1 / z
+                gu = (D[a] * (Q[0, 0] * u + Q[0, 1] * v + Q[0, 2]) + Q[0, 3]) * nearness
+                gv = (D[a] * (Q[1, 0] * u + Q[1, 1] * v + Q[1, 2]) + Q[1, 3]) * nearness
+                x, y = gu * per_stride + 0.5, gv * per_stride + 0.5  # in the planes with their border
+                if not (z > 0 and x >= 0 and y >= 0 and x < w_src + 1 and y < h_src + 1):
+                    continue
+                c, r = int(x), int(y)
+                fx, fy = x - c, y - r
+                total, inverse = _tap(planes, r, c, fx, fy, (1 - fx) * (1 - fy), z, tau, 0.0, 0.0)
+                total, inverse = _tap(planes, r, c + 1, fx - 1, fy, fx * (1 - fy), z, tau, total, inverse)
+                total, inverse = _tap(planes, r + 1, c, fx, fy - 1, (1 - fx) * fy, z, tau, total, inverse)
+                total, inverse = _tap(planes, r + 1, c + 1, fx - 1, fy - 1, fx * fy, z, tau, total, inverse)
                 if total < w_min or inverse <= 0:
-                    break
+                    continue
                 d = total / inverse
                 if step == steps or abs(d - z) <= 1e-9 * z:
                     if abs(d - z) <= tau_surface * z:
                         good[i, j] = True
-                        uv[i, j, 0], uv[i, j, 1], source_z[i, j], refined[i, j] = gu, gv, z, D
-                    break
-                D_new = d * (P[2, 0] * gu + P[2, 1] * gv + P[2, 2]) + P[2, 3]
-                if D_new <= near:
-                    break
-                D = D_new
+                        uv[i, j, 0], uv[i, j, 1], source_z[i, j], refined[i, j] = gu, gv, z, D[a]
+                    continue
+                moved = d * (P[2, 0] * gu + P[2, 1] * gv + P[2, 2]) + P[2, 3]
+                cols[going], D[going] = j, moved
+                going += moved > near
+            alive = going
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
 def assign_owners(
     good,
     depth,
     block,
     quality,
+    picks,
+    groups,
     weight,
     tau,
     patch,
@@ -362,29 +408,33 @@ def assign_owners(
 ):
     """Per token, rank groups by how sharply they show it, earlier pick first on ties; each cell takes the first.
 
-    `good [k h w]`, refined `depth [k h w]`, `quality [k h w]`. A cell is served only by groups within `tau` of the
-    nearest refined depth there, or of `block [h w]`, what stands in the way unshown (`good` is cleared elsewhere).
-    `owner [m n]` and `source [h w]` get positions in the pick order, -1 for none, `out_*` what
-    the chosen group's reading says.
+    `good [k h w]`, refined `depth [k h w]`; of the pool's `quality [pool h w]` and `block [pool h w]`, what stands in
+    the way unshown, `picks [k]` are the rows of those `k`. A cell is served only by groups within `tau` of the
+    nearest refined depth there, or of the nearest block (`good` is cleared elsewhere). `owner [m n]` and
+    `source [h w]` get `groups [k]` or stay as they are, `out_*` what the chosen group's reading says.
     """
     count = good.shape[0]
     m, n = owner.shape
     votes = np.empty(count)
     rank = np.empty(count, np.int64)
+    front = np.empty(n * patch)
     for ti in range(m):
+        votes_row = np.zeros((n, count))
+        for i in range(ti * patch, (ti + 1) * patch):
+            front[:] = np.inf
+            for k in range(len(block)):
+                for j in range(n * patch):
+                    front[j] = min(front[j], block[k, i, j])
+            for k in range(count):
+                for j in range(n * patch):
+                    front[j] = min(front[j], depth[k, i, j] if good[k, i, j] else np.inf)
+            for k in range(count):
+                for j in range(n * patch):
+                    good[k, i, j] = good[k, i, j] and depth[k, i, j] <= (1 + tau) * front[j]
+                    if good[k, i, j]:
+                        votes_row[j // patch, k] += weight[k] * (2 * quality[picks[k], i, j] - 1)
         for tj in range(n):
-            votes[:] = 0
-            for i in range(ti * patch, (ti + 1) * patch):
-                for j in range(tj * patch, (tj + 1) * patch):
-                    front = block[i, j]
-                    for k in range(count):
-                        if good[k, i, j]:
-                            front = min(front, depth[k, i, j])
-                    for k in range(count):
-                        if good[k, i, j] and depth[k, i, j] > (1 + tau) * front:
-                            good[k, i, j] = False
-                        if good[k, i, j]:
-                            votes[k] += weight[k] * (2 * quality[k, i, j] - 1)
+            votes[:] = votes_row[tj]
             for k in range(count):
                 place = k
                 while place > 0 and votes[rank[place - 1]] < votes[k]:
@@ -397,11 +447,11 @@ def assign_owners(
                     for o in range(count):
                         if good[rank[o], i, j]:
                             k = rank[o]
-                            source[i, j] = k
+                            source[i, j] = groups[k]
                             out_uv[i, j, 0], out_uv[i, j, 1] = uv[k, i, j, 0], uv[k, i, j, 1]
                             out_z[i, j], out_depth[i, j] = source_z[k, i, j], depth[k, i, j]
                             served += 1
                             break
             if served >= min_cells:
-                owner[ti, tj] = rank[0]
+                owner[ti, tj] = groups[rank[0]]
                 covered[ti, tj] = True

@@ -23,6 +23,7 @@ class Reason(IntEnum):
     coarse = 5  # what lands is magnified beyond `rho_max`
     duplicate = 6  # what it shows is shown by those kept, but for less than `gain_min`
     budget = 7  # it would have added something, but the budget was spent
+    superseded = 8  # it did not hold at the time asked for
 
 
 @dataclass(frozen=True)

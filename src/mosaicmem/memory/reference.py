@@ -6,7 +6,6 @@ hold one against the other. It shares no arithmetic with the kernels: points are
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -202,28 +201,39 @@ def taps(planes: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tu
 
 
 def retrieve_reference(
-    store: PatchStore, view: Cameras, grid: TokenGrid, config: RetrievalConfig | None = None, now: float | None = None
+    store: PatchStore,
+    view: Cameras,
+    grid: TokenGrid,
+    config: RetrievalConfig | None = None,
+    now: float | None = None,
+    at: float | None = None,
 ) -> ReferenceView:
-    """One view of a store of at most `config.pool` groups (more would need the thinning that only speed asks for)."""
+    """One view of a store."""
     config = config or RetrievalConfig()
     view = view.to(dtype=torch.float64)
     (h, w), (m, n), p = grid.cells, grid.tokens, grid.patch
     near = config.near * store.scale
-    groups = list(store)
     if now is None:
-        now = max((g.keyframe.time for g in groups), default=0.0)
+        now = max((g.keyframe.time for g in store), default=0.0) if at is None else at
     owner, source = torch.full((m, n), -1), torch.full((h, w), -1)
     uv, depth = torch.zeros(h, w, 2, dtype=torch.float64), torch.zeros(h, w, dtype=torch.float64)
     covered = torch.zeros(m, n, dtype=torch.bool)
-    if not groups:
+    ages = [max(0.0, now - g.keyframe.time) for g in store]
+    all_weights = [1.0 if config.half_life is None else 0.5 ** (age / config.half_life) for age in ages]
+    ranks = sorted(range(len(store)), key=lambda g: store.group(g).age_key, reverse=config.prefer == "newer")
+    pool = [g for g in range(len(store)) if holds(store.group(g), at) and in_frustum(store.spheres[g], view, near)]
+    if len(pool) > config.pool:
+        seen = pool_reference(store, view, grid, config, pool)
+        order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))
+        pool = [pool[k] for k in thin_reference(seen, [all_weights[g] for g in pool], order, config.pool)]
+    if not pool:
         return ReferenceView(owner, source, uv, depth, covered, [])
+    groups, weights = [store.group(g) for g in pool], [all_weights[g] for g in pool]
+    order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))
     planes = [tangent_planes(g.keyframe.depth, g.valid) for g in groups]
     landings = [land(g, p, view, grid, config, near) for g, p in zip(groups, planes, strict=True)]
     front = torch.stack([x.zmin for x in landings]).amin(0)
     qualities = torch.stack([quality(g, x, front, view, grid, config) for g, x in zip(groups, landings, strict=True)])
-    ages = [max(0.0, now - g.keyframe.time) for g in groups]
-    weights = [1.0 if config.half_life is None else 0.5 ** (age / config.half_life) for age in ages]
-    order = sorted(range(len(groups)), key=lambda k: groups[k].age_key, reverse=config.prefer == "newer")
     picks = pick(qualities, weights, order, config.max_sources, config.gain_min * h * w)
     readings = [read(groups[k], planes[k], landings[k], view, grid, config, near) for k in picks]
     block = torch.stack([x.block for x in landings]).amin(0)
@@ -246,24 +256,72 @@ def retrieve_reference(
                 if best is not None:
                     i, j = divmod(q, w)
                     served += 1
-                    source[i, j] = picks[best]
+                    source[i, j] = pool[picks[best]]
                     uv[i, j], depth[i, j] = readings[best].uv[q], readings[best].depth[q]
             if served >= max(1, math.ceil(config.min_cells * p * p)):
-                covered[ti, tj], owner[ti, tj] = True, picks[rank[0]]
-    return ReferenceView(owner, source, uv, depth, covered, picks)
+                covered[ti, tj], owner[ti, tj] = True, pool[picks[rank[0]]]
+    return ReferenceView(owner, source, uv, depth, covered, [pool[k] for k in picks])
 
 
-def pool_reference(store: PatchStore, view: Cameras, grid: TokenGrid, config: RetrievalConfig) -> Bool[Tensor, "g q"]:
-    """What each group shows of each token, on one point per patch, by testing all pairs; float64."""
+def holds(group: Group, at: float | None) -> bool:
+    """Whether a group is part of the world at a time, or of the present."""
+    if at is None:
+        return group.until is None
+    return group.keyframe.time <= at and (group.until is None or at < group.until)
+
+
+def in_frustum(sphere: Float[Tensor, "4"], view: Cameras, near: float) -> bool:
+    """Whether a bounding sphere (none if `r < 0`) meets the frustum, by its distance from each of five planes."""
+    K, T, radius = view.Ks[0], view.viewmats[0], float(sphere[3])
+    center = T[:3, :3] @ sphere[:3].double() + T[:3, 3]
+    corners = torch.tensor([[0, 0], [view.width, 0], [view.width, view.height], [0, view.height]], dtype=torch.float64)
+    rays = unproject(corners, torch.ones(4, dtype=torch.float64), K)
+    inward = torch.nn.functional.normalize(torch.linalg.cross(rays.roll(-1, 0), rays), dim=-1)
+    inward = inward * (inward @ rays.mean(0)).sign()[:, None]
+    return radius >= 0 and float(center[2]) + radius > near and bool((inward @ center > -radius).all())
+
+
+def pool_reference(
+    store: PatchStore, view: Cameras, grid: TokenGrid, config: RetrievalConfig, groups: list[int] | None = None
+) -> Bool[Tensor, "g q"]:
+    """What each group (default: all) shows of each token, on one point per patch, by testing all pairs; float64."""
     view = view.to(dtype=torch.float64)
-    near = config.near * store.scale
-    uv, z = project(se3.transform_points(view.viewmats[0], store.centers.double()), view.Ks[0])
-    s = grid.token_stride
-    half = (store.radii.double() * view.Ks[0, 0, 0] / z).clamp(s / 2, config.rho_max * s / 2)[:, None]
+    near, s = config.near * store.scale, grid.token_stride
     tokens = grid.token_centers(torch.float64).reshape(-1, 2)
-    hits = (z > near)[:, None] & ((tokens >= (uv - half)[:, None]) & (tokens < (uv + half)[:, None])).all(-1)  # [q t]
-    zbuf = torch.where(hits, z[:, None], math.inf).amin(0)
-    front = (z - store.radii.double())[:, None]
-    seen = hits & (front <= (1 + 2 * config.tau) * zbuf)
-    offsets = store.offsets
-    return torch.stack([seen[a:b].any(0) for a, b in itertools.pairwise(offsets)])
+
+    def landing(g: int) -> tuple[Tensor, Tensor, Tensor]:
+        rows = slice(store.offsets[g], store.offsets[g + 1])
+        uv, z = project(se3.transform_points(view.viewmats[0], store.centers[rows].double()), view.Ks[0])
+        radii = store.radii[rows].double()
+        half = (radii * view.Ks[0, 0, 0] / z).clamp(s / 2, config.rho_max * s / 2)[:, None]
+        hits = (z > near)[:, None] & ((tokens >= (uv - half)[:, None]) & (tokens < (uv + half)[:, None])).all(-1)
+        return hits, z[:, None], (z - radii)[:, None]
+
+    groups = list(range(len(store))) if groups is None else groups
+    zbuf = torch.full((len(tokens),), math.inf, dtype=torch.float64)
+    for g in groups:
+        hits, z, _ = landing(g)
+        zbuf = torch.minimum(zbuf, torch.where(hits, z, math.inf).amin(0)) if len(z) else zbuf
+    seen = []
+    for g in groups:
+        hits, _, front = landing(g)
+        seen.append((hits & (front <= (1 + 2 * config.tau) * zbuf)).any(0))
+    return torch.stack(seen)
+
+
+def thin_reference(seen: Bool[Tensor, "g q"], weights: list[float], order: list[int], limit: int) -> list[int]:
+    """The groups, at most `limit`, that show most tokens together; once nothing is left, from the start again."""
+    chosen: list[int] = []
+    shown = torch.zeros_like(seen[0])
+    fresh = True
+    while len(chosen) < limit:
+        gains = [0 if k in chosen else int((seen[k] & ~shown).sum()) for k in range(len(seen))]
+        if not any(gains):
+            if fresh:
+                break
+            shown, fresh = torch.zeros_like(shown), True
+            continue
+        best = max(order, key=lambda k: gains[k] * weights[k])
+        chosen.append(best)
+        shown, fresh = shown | seen[best], False
+    return chosen

@@ -20,6 +20,7 @@ from mosaicmem.errors import GeometryError, refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.geometry.warps import MAX_BEND, MAX_SLOPE
+from mosaicmem.memory._threads import Scratch, for_each
 from mosaicmem.memory.mosaic import Mosaic, Reason
 from mosaicmem.memory.patches import Group
 from mosaicmem.memory.pool import PatchPoints, candidates, thin
@@ -88,6 +89,7 @@ def retrieve(
     grid: TokenGrid,
     config: RetrievalConfig | None = None,
     *,
+    at: float | None = None,
     now: float | None = None,
     context: Collection[int] = (),
 ) -> Mosaic:
@@ -97,7 +99,9 @@ def retrieve(
         store: The memory.
         cameras: One view each, at the grid's image size.
         grid: Token grid of the views; stride and patch must be the memory's.
-        now: Time in seconds against which `half_life` measures age; default: the newest keyframe's.
+        at: The time in seconds whose world is asked for: groups remembered by then that held then. Default: the
+            present, which is every group that nothing newer has superseded.
+        now: Time in seconds against which `half_life` measures age; default: `at`, or the newest keyframe's.
         context: uids of groups to leave out, because the model sees those frames anyway.
 
     Raises:
@@ -116,28 +120,121 @@ def retrieve(
                 f"memory has stride {first.stride} and patch {first.patch}, "
                 f"the token grid {grid.stride} and {grid.patch}"
             )
-    cameras = cameras.to(dtype=torch.float64, device="cpu")
-    if now is None and config.half_life is not None:
-        now = max((group.keyframe.time for group in store), default=0.0)
-    surfaces = _Surfaces(store)
-    views = [_View(store, surfaces, cameras[i], grid, config, now or 0.0, context) for i in range(len(cameras))]
-    mosaics = [view.mosaic() for view in views]
-    return Mosaic.cat(mosaics) if mosaics else _no_views(store, cameras, grid)
+    call = _Call(store, cameras.to(dtype=torch.float64, device="cpu"), grid, config)
+    call.leave_out(at, context)
+    call.set_weights(at if now is None else now)
+    h, w = grid.cells
+    work = len(cameras) * min(len(store), config.pool) * h * w
+
+    def view(i: int) -> None:
+        scratch = _spare.pop() if _spare else Scratch()
+        _View(call, i, scratch).fill()
+        _spare.append(scratch)
+
+    for_each(view, len(cameras), worth=len(cameras) > 1 and work >= WORTH_A_THREAD)
+    return call.mosaic()
 
 
-def pixel_maps(groups: Sequence[Group], view: Cameras) -> PixelMaps:
-    """How the images of `groups` and of a view map onto each other, float64 (see `_kernels` for `P` and `Q`)."""
-    world_from_cam = np.stack([group.world_from_cam.numpy() for group in groups])
-    K_src = np.stack([group.keyframe.camera.Ks[0].numpy() for group in groups])
-    K_tgt, T = view.Ks[0].numpy(), view.viewmats[0].numpy()
-    tgt_from_src = T @ world_from_cam
-    src_from_tgt = np.linalg.inv(tgt_from_src)
-    to_view, to_source = K_tgt @ tgt_from_src[:, :3], K_src @ src_from_tgt[:, :3]
-    return PixelMaps(
-        P=np.concatenate([to_view[:, :, :3] @ np.linalg.inv(K_src), to_view[:, :, 3:]], -1),
-        Q=np.concatenate([to_source[:, :, :3] @ np.linalg.inv(K_tgt), to_source[:, :, 3:]], -1),
-        center=np.ascontiguousarray(tgt_from_src[:, :3, 3]),
-    )
+WORTH_A_THREAD = 30_000
+"""Cells to land, about half a millisecond of work, from which on a second thread is woken."""
+
+
+_spare: list[Scratch] = []  # as many as views were ever under way at once; fresh pages cost as much as the work on them
+
+
+class _Call:
+    """What the views of one call share: who may be shown, with which weight, tangent planes, and the answer."""
+
+    def __init__(self, store: PatchStore, cameras: Cameras, grid: TokenGrid, config: RetrievalConfig) -> None:
+        self.store, self.cameras, self.grid, self.config = store, cameras, grid, config
+        self.near = config.near * store.scale
+        self.viewmats, self.Ks = cameras.viewmats.contiguous().numpy(), cameras.Ks.contiguous().numpy()
+        self.surfaces: dict[int, Surface] = {}
+        self.shown = np.ones(len(store), np.bool_)
+        self.weights = np.ones(len(store))
+        frames, uids = store.numbers.numpy().T
+        order = np.lexsort((uids, frames, store.times.numpy()[:, 0]))
+        self.ranks = np.empty(len(store), np.int64)
+        self.ranks[order[::-1] if config.prefer == "newer" else order] = np.arange(len(store))
+        count, (h, w), (m, n) = len(cameras), grid.cells, grid.tokens
+        self.owner, self.source = np.full((count, m, n), -1), np.full((count, h, w), -1)
+        self.covered = np.zeros((count, m, n), np.bool_)
+        self.uv, self.source_z = np.zeros((count, h, w, 2)), np.zeros((count, h, w))
+        self.depth = np.zeros((count, h, w))
+        self.decisions = np.full((count, len(store)), Reason.outside, np.int8)
+        self.gains = np.zeros((count, len(store)), np.float32)
+        self.picked: list[tuple[int, ...]] = [()] * count
+
+    def leave_out(self, at: float | None, context: Collection[int]) -> None:
+        """Say for every group that no view may show why not: nothing in it, out of its time, or in the context."""
+        since, until = self.store.times.numpy().T
+        holds = np.isinf(until) if at is None else (since <= at) & (at < until)
+        reasons = [(~holds, Reason.superseded), (self.store.spheres.numpy()[:, 3] < 0, Reason.invalid)]
+        if context:
+            uids = self.store.numbers.numpy()[:, 1]
+            reasons.append((np.isin(uids, np.array(sorted(context), np.int64)), Reason.context))
+        for out, reason in reasons:
+            self.decisions[:, out] = reason
+            self.shown &= ~out
+
+    def set_weights(self, now: float | None) -> None:
+        """Age by `half_life`; however old, better than nothing."""
+        if self.config.half_life is None or not len(self.store):
+            return
+        times = self.store.times.numpy()[:, 0]
+        age = np.maximum(0.0, (times.max() if now is None else now) - times)
+        self.weights = np.maximum(0.5 ** (age / self.config.half_life), 1e-9)
+
+    def order(self, groups: list[int]) -> Array:
+        """Positions in `groups` from whom ties favour most to least."""
+        return self.ranks[groups].argsort()
+
+    def surface(self, g: int) -> Surface:
+        """The surface of a group, made when first asked for."""
+        if g not in self.surfaces:
+            self.surfaces[g] = Surface.of(self.store.group(g))
+        return self.surfaces[g]
+
+    def mosaic(self) -> Mosaic:
+        return Mosaic(
+            owner=torch.from_numpy(self.owner),
+            source=torch.from_numpy(self.source),
+            source_uv=torch.from_numpy(self.uv),
+            source_depth=torch.from_numpy(self.source_z),
+            depth=torch.from_numpy(self.depth),
+            good=torch.from_numpy(self.source >= 0),
+            covered=torch.from_numpy(self.covered),
+            picked=tuple(self.picked),
+            decisions=torch.from_numpy(self.decisions),
+            gains=torch.from_numpy(self.gains),
+            grid=self.grid,
+            cameras=self.cameras,
+        )
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A group as the kernels read it.
+
+    Attributes:
+        planes: `[3 h+2 w+2]` tangent planes, see `_kernels.tangent_planes`.
+        world_from_cam: `[4 4]`.
+        K: `[3 3]` intrinsics of its keyframe.
+    """
+
+    planes: Array
+    world_from_cam: Array
+    K: Array
+
+    @staticmethod
+    def of(group: Group) -> Surface:
+        from mosaicmem.memory import _kernels
+
+        keyframe = group.keyframe
+        h, w = keyframe.depth.shape
+        planes = np.zeros((3, h + 2, w + 2))
+        _kernels.tangent_planes(keyframe.depth.numpy(), group.valid.numpy(), MAX_SLOPE, MAX_BEND, planes)
+        return Surface(planes, group.world_from_cam.numpy(), keyframe.camera.Ks[0].double().numpy())
 
 
 @dataclass(frozen=True)
@@ -154,163 +251,158 @@ class PixelMaps:
     Q: Array
     center: Array
 
-
-class _Surfaces:
-    """Tangent planes of the groups that the views of one call look at, made when first asked for."""
-
-    def __init__(self, store: PatchStore) -> None:
-        self.store = store
-        self.known: dict[int, tuple[Array, Array]] = {}
-
-    def __getitem__(self, g: int) -> tuple[Array, Array]:
-        """Planes `[h' w' 3]` (inverse depth, its change per cell along x and y) and valid cells `[h' w']`."""
+    @staticmethod
+    def between(surfaces: Sequence[Surface], viewmat: Array, K: Array) -> PixelMaps:
+        """For a view with `viewmat [4 4]` (camera from world) and `K [3 3]`, float64."""
         from mosaicmem.memory import _kernels
 
-        if g not in self.known:
-            group = self.store.group(g)
-            valid = group.valid.numpy()
-            planes = np.zeros((*valid.shape, 3))
-            _kernels.tangent_planes(group.keyframe.depth.numpy(), valid, MAX_SLOPE, MAX_BEND, planes)
-            self.known[g] = planes, valid
-        return self.known[g]
+        k = len(surfaces)
+        maps = PixelMaps(np.empty((k, 3, 4)), np.empty((k, 3, 4)), np.empty((k, 3)))
+        places, lenses = np.array([s.world_from_cam for s in surfaces]), np.array([s.K for s in surfaces])
+        _kernels.pixel_maps(places, lenses, viewmat, K, maps.P, maps.Q, maps.center)
+        return maps
 
 
 class _View:
     """One view's retrieval, step by step; holds the arrays the steps share."""
 
-    def __init__(
-        self,
-        store: PatchStore,
-        surfaces: _Surfaces,
-        camera: Cameras,
-        grid: TokenGrid,
-        config: RetrievalConfig,
-        now: float,
-        context: Collection[int],
-    ) -> None:
-        self.surfaces = surfaces
-        self.store, self.camera, self.grid, self.config, self.now = store, camera, grid, config, now
-        self.near = config.near * store.scale
-        self.decisions = np.full(len(store), Reason.outside, np.int8)
-        self.gains = np.zeros(len(store), np.float32)
-        self.context = context
+    def __init__(self, call: _Call, index: int, scratch: Scratch) -> None:
+        self.call, self.index, self.grid, self.config = call, index, call.grid, call.config
+        self.scratch = scratch
+        self.viewmat, self.K = call.viewmats[index], call.Ks[index]
+        self.lens = self.K.diagonal()[:2].copy(), self.K[:2, 2].copy()
+        self.decisions, self.gains = call.decisions[index], call.gains[index]
 
-    def mosaic(self) -> Mosaic:
+    def fill(self) -> None:
+        """Write this view's rows of the call's answer."""
         pool = self._pool()
         if not pool:
-            return self._assemble([], [], None)
+            return
         landing = self._land(pool)
         picks = self._pick(pool, landing)
-        return self._assemble(pool, picks, landing)
+        if picks:
+            self._assign([pool[k] for k in picks], picks, landing)
 
-    def _weights(self, groups: list[int]) -> Array:
-        if self.config.half_life is None:
-            return np.ones(len(groups))
-        age = np.array([max(0.0, self.now - self.store.group(g).keyframe.time) for g in groups])
-        return np.maximum(0.5 ** (age / self.config.half_life), 1e-9)  # however old, better than nothing
-
-    def _order(self, groups: list[int]) -> Array:
-        keys = [self.store.group(g).age_key for g in groups]
-        newest_first = self.config.prefer == "newer"
-        return np.array(sorted(range(len(groups)), key=keys.__getitem__, reverse=newest_first), np.int64)
+    def _worth(self, groups: int) -> bool:
+        h, w = self.grid.cells
+        return groups * h * w >= WORTH_A_THREAD
 
     def _pool(self) -> list[int]:
         """R1: the groups to look at cell by cell."""
-        groups = candidates(self.store, self.camera, self.grid, self.near, self.context, self.decisions)
-        if len(groups) <= self.config.pool:
+        call, config = self.call, self.config
+        groups = candidates(call.store, self.viewmat, self.K, self.grid, call.near, call.shown)
+        if len(groups) <= config.pool:
             return groups
-        reach = self.config.rho_max * self.grid.token_stride / 2
-        return thin(
-            PatchPoints(self.store, self.camera, self.grid, self.near, reach, 2 * self.config.tau),
-            groups,
-            self.config.pool,
-            self._weights(groups),
-            self._order(groups),
-            self.decisions,
-            self.gains,
-        )
+        reach = config.rho_max * self.grid.token_stride / 2
+        points = PatchPoints(call.store, self.viewmat, self.K, self.grid, call.near, reach, 2 * config.tau)
+        weights = call.weights[groups]
+        return thin(points, groups, config.pool, weights, call.order(groups), self.decisions, self.gains)
 
     def _land(self, pool: list[int]) -> _Landing:
         """R2, R3: the cells of every group of the pool in the view, z-buffered within each group."""
         from mosaicmem.memory import _kernels
 
-        shape = (len(pool), *self.grid.cells)
-        maps = pixel_maps([self.store.group(g) for g in pool], self.camera)
+        call, shape = self.call, (len(pool), *self.grid.cells)
+        for_each(lambda k: call.surface(pool[k]), len(pool), worth=self._worth(len(pool)))
+        surfaces = [call.surface(g) for g in pool]
         landing = _Landing(
-            maps=maps,
-            zmin=np.full(shape, np.inf),
-            hit=np.full(shape, -1),
-            depth=np.zeros(shape),
-            rho=np.zeros(shape),
-            block=np.full(self.grid.cells, np.inf),
-            quality=np.zeros(shape),
+            surfaces=surfaces,
+            maps=PixelMaps.between(surfaces, self.viewmat, self.K),
+            zmin=self.scratch("zmin", shape, np.float64),
+            hit=self.scratch("hit", shape, np.int32),
+            depth=self.scratch("depth", shape, np.float64),
+            rho=self.scratch("rho", shape, np.float64),
+            block=self.scratch("block", shape, np.float64),
+            quality=self.scratch("quality", shape, np.float64),
         )
-        for k, g in enumerate(pool):
+
+        def land(k: int) -> None:
             landed, coarse = _kernels.splat_cells(
-                *self.surfaces[g],
-                maps.P[k],
+                surfaces[k].planes,
+                landing.maps.P[k],
                 float(self.grid.stride),
-                self.near,
+                call.near,
                 self.config.rho_max,
                 self.config.tau,
                 landing.zmin[k],
                 landing.hit[k],
                 landing.depth[k],
                 landing.rho[k],
-                landing.block,
+                landing.block[k],
             )
             if landed:
-                self.decisions[g] = Reason.coarse if coarse == landed else Reason.hidden
+                self.decisions[pool[k]] = Reason.coarse if coarse == landed else Reason.hidden
+
+        for_each(land, len(pool), worth=self._worth(len(pool)))
         return landing
 
     def _pick(self, pool: list[int], landing: _Landing) -> list[int]:
         """R4: greedy union coverage; a cell counts by how well a group shows it."""
         from mosaicmem.memory import _kernels
 
-        K = self.camera.Ks[0].numpy()
-        _kernels.view_quality(
-            landing.zmin,
-            landing.depth,
-            landing.rho,
-            self.config.tau,
-            landing.maps.center,
-            K.diagonal()[:2].copy(),
-            K[:2, 2].copy(),
-            float(self.grid.stride),
-            np.deg2rad(self.config.view_angle),
-            landing.quality,
-        )
-        quality = landing.quality.reshape(len(pool), -1)
+        h, w = self.grid.cells
+        strips = 4 if self._worth(len(pool)) else 1
+
+        def rate(strip: int) -> None:
+            _kernels.view_quality(
+                landing.zmin,
+                landing.depth,
+                landing.rho,
+                self.config.tau,
+                landing.maps.center,
+                *self.lens,
+                float(self.grid.stride),
+                np.deg2rad(self.config.view_angle),
+                strip * h // strips,
+                (strip + 1) * h // strips,
+                landing.quality,
+            )
+
+        for_each(rate, strips, worth=self._worth(len(pool)))
         picked = np.zeros(len(pool), np.bool_)
-        gains = np.zeros(len(pool))
-        gain_min = self.config.gain_min * quality.shape[1]
+        gains, left, total = np.zeros((3, len(pool)))
+        gain_min = self.config.gain_min * h * w
         picks = _kernels.greedy_cover(
-            quality, self._weights(pool), self._order(pool), self.config.max_sources, gain_min, picked, gains
+            landing.quality.reshape(len(pool), -1),
+            self.call.weights[pool],
+            self.call.order(pool),
+            self.config.max_sources,
+            gain_min,
+            picked,
+            gains,
+            left,
+            total,
         ).tolist()
-        left = np.maximum(quality - quality[picks].max(0, initial=0), 0).sum(1)
         for k, g in enumerate(pool):
             self.gains[g] = gains[k] if picked[k] else left[k]
             if picked[k]:
                 self.decisions[g] = Reason.kept
             elif left[k] >= gain_min and left[k] > 0:
                 self.decisions[g] = Reason.budget
-            elif quality[k].any():
+            elif total[k] > 0:
                 self.decisions[g] = Reason.duplicate
         return picks
 
-    def _read(self, pool: list[int], picks: list[int], landing: _Landing) -> _Reading:
+    def _read(self, picks: list[int], landing: _Landing) -> _Reading:
         """R5: follow the view's rays back into each picked source."""
         from mosaicmem.memory import _kernels
 
         shape = (len(picks), *self.grid.cells)
-        reading = _Reading(np.zeros((*shape, 2)), np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_))
-        for slot, k in enumerate(picks):
+        reading = _Reading(
+            uv=self.scratch("uv", (*shape, 2), np.float64),
+            source_z=self.scratch("source_z", shape, np.float64),
+            depth=self.scratch("refined", shape, np.float64),
+            good=self.scratch("good", shape, np.bool_),
+        )
+
+        def read(slot: int) -> None:
+            k = picks[slot]
             _kernels.read_back(
-                *self.surfaces[pool[k]],
+                landing.surfaces[k].planes,
                 landing.maps.P[k],
                 landing.maps.Q[k],
                 float(self.grid.stride),
-                self.near,
+                self.call.near,
                 self.config.tau,
                 self.config.tau_surface,
                 self.config.min_weight,
@@ -322,71 +414,53 @@ class _View:
                 reading.depth[slot],
                 reading.good[slot],
             )
+
+        for_each(read, len(picks), worth=self._worth(len(picks)))
         return reading
 
-    def _assemble(self, pool: list[int], picks: list[int], landing: _Landing | None) -> Mosaic:
+    def _assign(self, groups: list[int], picks: list[int], landing: _Landing) -> None:
         """R6: an owner for every token, a source for every cell."""
         from mosaicmem.memory import _kernels
 
-        (h, w), (m, n), p = self.grid.cells, self.grid.tokens, self.grid.patch
-        owner = np.full((m, n), -1)
-        source = np.full((h, w), -1)
-        covered = np.zeros((m, n), np.bool_)
-        uv, source_z, depth = np.zeros((h, w, 2)), np.zeros((h, w)), np.zeros((h, w))
-        groups = [pool[k] for k in picks]
-        if groups and landing is not None:
-            read = self._read(pool, picks, landing)
-            min_cells = max(1, int(np.ceil(self.config.min_cells * p * p)))
-            weights = self._weights(groups)
-            _kernels.assign_owners(
-                read.good,
-                read.depth,
-                landing.block,
-                landing.quality[picks],
-                weights,
-                self.config.tau,
-                p,
-                min_cells,
-                read.uv,
-                read.source_z,
-                owner,
-                source,
-                covered,
-                uv,
-                source_z,
-                depth,
-            )
-            if self.config.max_tokens is not None:
-                _keep_best(source, covered, owner, p, self.config.max_tokens)
-                depth[source < 0] = 0
-            index = np.array([*groups, -1])
-            source, owner = index[source], index[owner]
-        return Mosaic(
-            owner=torch.from_numpy(owner)[None],
-            source=torch.from_numpy(source)[None],
-            source_uv=torch.from_numpy(uv)[None],
-            source_depth=torch.from_numpy(source_z)[None],
-            depth=torch.from_numpy(depth)[None],
-            good=torch.from_numpy(source >= 0)[None],
-            covered=torch.from_numpy(covered)[None],
-            picked=(tuple(groups),),
-            decisions=torch.from_numpy(self.decisions)[None],
-            gains=torch.from_numpy(self.gains)[None],
-            grid=self.grid,
-            cameras=self.camera,
+        call, i, p = self.call, self.index, self.grid.patch
+        read = self._read(picks, landing)
+        _kernels.assign_owners(
+            read.good,
+            read.depth,
+            landing.block,
+            landing.quality,
+            np.array(picks),
+            np.array(groups),
+            call.weights[groups],
+            self.config.tau,
+            p,
+            max(1, int(np.ceil(self.config.min_cells * p * p))),
+            read.uv,
+            read.source_z,
+            call.owner[i],
+            call.source[i],
+            call.covered[i],
+            call.uv[i],
+            call.source_z[i],
+            call.depth[i],
         )
+        if self.config.max_tokens is not None:
+            _keep_best(call.source[i], call.covered[i], call.owner[i], p, self.config.max_tokens)
+            call.depth[i][call.source[i] < 0] = 0
+        call.picked[i] = tuple(groups)
 
 
 @dataclass(frozen=True)
 class _Landing:
     """The cells of `k` groups in a view's grid `[h w]`, each group z-buffered by itself."""
 
+    surfaces: list[Surface]
     maps: PixelMaps
     zmin: Array  # [k h w] nearest depth, inf where nothing lands
     hit: Array  # [k h w] row-major source cell
     depth: Array  # [k h w] depth of that cell in the view
     rho: Array  # [k h w] its magnification
-    block: Array  # [h w] nearest depth of what is magnified too far to be shown, but stands in the way
+    block: Array  # [k h w] nearest depth of what is magnified too far to be shown, but stands in the way
     quality: Array  # [k h w] how well the group shows the cell, 0 where hidden
 
 
@@ -411,21 +485,3 @@ def _keep_best(source: Array, covered: Array, owner: Array, patch: int, limit: i
     covered[drop] = False
     owner[drop] = -1
     source[drop.repeat(patch, 0).repeat(patch, 1)] = -1
-
-
-def _no_views(store: PatchStore, cameras: Cameras, grid: TokenGrid) -> Mosaic:
-    (h, w), (m, n) = grid.cells, grid.tokens
-    return Mosaic(
-        owner=torch.empty(0, m, n, dtype=torch.int64),
-        source=torch.empty(0, h, w, dtype=torch.int64),
-        source_uv=torch.empty(0, h, w, 2, dtype=torch.float64),
-        source_depth=torch.empty(0, h, w, dtype=torch.float64),
-        depth=torch.empty(0, h, w, dtype=torch.float64),
-        good=torch.empty(0, h, w, dtype=torch.bool),
-        covered=torch.empty(0, m, n, dtype=torch.bool),
-        picked=(),
-        decisions=torch.empty(0, len(store), dtype=torch.int8),
-        gains=torch.empty(0, len(store), dtype=torch.float32),
-        grid=grid,
-        cameras=cameras,
-    )

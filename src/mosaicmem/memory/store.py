@@ -7,45 +7,79 @@ place. Inserting into an older one copies its part first, so a fork costs once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from mosaicmem._shapes import Float, Int, Tensor
 from mosaicmem.errors import GeometryError
 from mosaicmem.memory.patches import Group, Keyframe, patch_points
 
+BLOCK = 4
+"""Patches along each side of a block, the unit of the index: a box that lets retrieval skip all of them at once."""
+
 
 class _Arena:
-    """Append-only columns, one row a patch, grown by doubling; and one entry a group."""
+    """Append-only columns, one row a patch, a block or a group, grown by doubling."""
 
     def __init__(self) -> None:
         self.groups: list[Group] = []
         self.offsets: list[int] = [0]
-        self.spheres: Tensor = torch.empty(16, 4)
-        self.centers: Tensor = torch.empty(1024, 3)
-        self.radii: Tensor = torch.empty(1024)
-        self.patch_ids: Tensor = torch.empty(1024, dtype=torch.int32)
+        self.scale = 1.0
+        self.num_blocks = 0
+        self.columns: dict[str, Tensor] = {
+            "centers": torch.empty(1024, 3),
+            "radii": torch.empty(1024),
+            "patch_ids": torch.empty(1024, dtype=torch.int32),
+            "blocks": torch.empty(64, 7),
+            "block_rows": torch.zeros(64, dtype=torch.int64),
+            "spheres": torch.empty(16, 4),
+            "block_offsets": torch.zeros(16, dtype=torch.int64),
+            "times": torch.empty(16, 2, dtype=torch.float64),
+            "numbers": torch.empty(16, 2, dtype=torch.int64),
+        }
 
     def append(self, group: Group, points: Tensor, radius: Tensor, index: Tensor) -> None:
-        start, stop = self.offsets[-1], self.offsets[-1] + len(points)
-        self.centers = _grown(self.centers, stop)
-        self.radii = _grown(self.radii, stop)
-        self.patch_ids = _grown(self.patch_ids, stop)
-        self.spheres = _grown(self.spheres, len(self.groups) + 1)
-        self.centers[start:stop], self.radii[start:stop], self.patch_ids[start:stop] = points, radius, index
-        self.spheres[len(self.groups)] = _bounding_sphere(points, radius)
+        order, starts = _blocks(index, group.keyframe.tokens[1])
+        points, radius, index = points[order], radius[order], index[order]
+        q, b, g = self.offsets[-1], self.num_blocks, len(self.groups)
+        self._put("centers", q, points)
+        self._put("radii", q, radius)
+        self._put("patch_ids", q, index.to(torch.int32))
+        self._put("blocks", b, _block_boxes(points, radius, starts))
+        self._put("block_rows", b, torch.cat([starts + q, torch.tensor([q + len(points)])]))  # one more: the end
+        self._put("spheres", g, _bounding_sphere(points, radius)[None])
+        self._put("block_offsets", g + 1, torch.tensor([b + len(starts)]))
+        until = math.inf if group.until is None else group.until
+        self._put("times", g, torch.tensor([[group.keyframe.time, until]], dtype=torch.float64))
+        self._put("numbers", g, torch.tensor([[group.keyframe.frame, group.uid]]))
+        if not g:
+            self.scale = group.keyframe.median_depth or 1.0
         self.groups.append(group)
-        self.offsets.append(stop)
+        self.offsets.append(q + len(points))
+        self.num_blocks = b + len(starts)
 
     def copy_of_first(self, count: int) -> _Arena:
         out = _Arena()
         out.groups, out.offsets = self.groups[:count], self.offsets[: count + 1]
-        stop = out.offsets[-1]
-        out.centers, out.radii = self.centers[:stop].clone(), self.radii[:stop].clone()
-        out.patch_ids, out.spheres = self.patch_ids[:stop].clone(), self.spheres[:count].clone()
+        out.scale = self.scale if count else 1.0
+        patches, blocks = self.offsets[count], int(self.columns["block_offsets"][count])
+        out.num_blocks = blocks
+        rows = {"centers": patches, "radii": patches, "patch_ids": patches, "blocks": blocks, "block_rows": blocks + 1}
+        rows["block_offsets"] = count + 1
+        out.columns = {name: column[: rows.get(name, count)].clone() for name, column in self.columns.items()}
         return out
+
+    def _put(self, name: str, start: int, rows: Tensor) -> None:
+        column, stop = self.columns[name], start + len(rows)
+        if stop > len(column):
+            grown = torch.zeros(max(stop, 2 * len(column)), *column.shape[1:], dtype=column.dtype)
+            grown[:start] = column[:start]
+            self.columns[name] = column = grown
+        column[start:stop] = rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +105,9 @@ class PatchStore:
 
     def insert_group(self, group: Group) -> PatchStore:
         """A store with one group more. Its `uid` must be larger than every stored one."""
+        return self._append(group, *patch_points(group))
+
+    def _append(self, group: Group, points: Tensor, radii: Tensor, patch_ids: Tensor) -> PatchStore:
         if self.num_groups:
             last = self._arena.groups[self.num_groups - 1]
             if group.uid <= last.uid:
@@ -83,7 +120,7 @@ class PatchStore:
         arena = self._arena
         if len(arena.groups) != self.num_groups:
             arena = arena.copy_of_first(self.num_groups)
-        arena.append(group, *patch_points(group))
+        arena.append(group, points, radii, patch_ids)
         return PatchStore(arena, self.num_groups + 1)
 
     @staticmethod
@@ -92,6 +129,25 @@ class PatchStore:
         store = PatchStore.empty()
         for group in groups:
             store = store.insert_group(group)
+        return store
+
+    @staticmethod
+    def from_columns(
+        groups: Sequence[Group],
+        points: Float[Tensor, "q 3"],
+        radii: Float[Tensor, "q"],
+        patch_ids: Int[Tensor, "q"],
+        offsets: Sequence[int],
+    ) -> PatchStore:
+        """A store of groups whose `patch_points` are known: those of group `g` are rows `offsets[g]:offsets[g + 1]`.
+
+        Raises:
+            GeometryError: as `insert_group`.
+        """
+        store = PatchStore.empty()
+        for g, group in enumerate(groups):
+            rows = slice(offsets[g], offsets[g + 1])
+            store = store._append(group, points[rows], radii[rows], patch_ids[rows])
         return store
 
     @property
@@ -123,28 +179,65 @@ class PatchStore:
 
     @property
     def centers(self) -> Float[Tensor, "q 3"]:
-        """World position of every patch, float32."""
-        return self._arena.centers[: self.num_patches]
+        """World position of every patch, float32; within a group, block after block."""
+        return self._arena.columns["centers"][: self.num_patches]
 
     @property
     def radii(self) -> Float[Tensor, "q"]:
         """Half the extent of every patch, world units, float32."""
-        return self._arena.radii[: self.num_patches]
+        return self._arena.columns["radii"][: self.num_patches]
 
     @property
     def patch_ids(self) -> Int[Tensor, "q"]:
         """Row-major patch number inside its keyframe, for every patch."""
-        return self._arena.patch_ids[: self.num_patches]
+        return self._arena.columns["patch_ids"][: self.num_patches]
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks: runs of at most `BLOCK`^2 patches that are neighbours in their keyframe."""
+        return int(self._arena.columns["block_offsets"][self.num_groups])
+
+    @property
+    def block_offsets(self) -> Int[Tensor, "groups_and_end"]:
+        """Blocks of group `g` are rows `block_offsets[g]` to `block_offsets[g + 1]` of `blocks`."""
+        return self._arena.columns["block_offsets"][: self.num_groups + 1]
+
+    @property
+    def blocks(self) -> Float[Tensor, "b 7"]:
+        """Middle and half extent along the world's axes of each block's patch centres, and its largest radius."""
+        return self._arena.columns["blocks"][: self.num_blocks]
+
+    @property
+    def block_rows(self) -> Int[Tensor, "blocks_and_end"]:
+        """Patches of block `b` are rows `block_rows[b]` to `block_rows[b + 1]` of `centers`."""
+        return self._arena.columns["block_rows"][: self.num_blocks + 1]
 
     @property
     def spheres(self) -> Float[Tensor, "g 4"]:
-        """A sphere (x, y, z, r) around all patches of each group."""
-        return self._arena.spheres[: self.num_groups]
+        """A sphere (x, y, z, r) around all patches of each group; `r < 0` for a group without patches."""
+        return self._arena.columns["spheres"][: self.num_groups]
+
+    @property
+    def times(self) -> Float[Tensor, "g 2"]:
+        """From when until when each group holds, seconds, float64: its keyframe's time and `until`, or infinity."""
+        return self._arena.columns["times"][: self.num_groups]
+
+    @property
+    def numbers(self) -> Int[Tensor, "g 2"]:
+        """Frame and uid of each group."""
+        return self._arena.columns["numbers"][: self.num_groups]
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes that the index takes: everything here that is not in the keyframes themselves."""
+        columns = (self.centers, self.radii, self.patch_ids, self.blocks, self.block_rows, self.spheres)
+        columns += (self.block_offsets, self.times, self.numbers)
+        return sum(column.element_size() * column.numel() for column in columns) + 8 * (self.num_groups + 1)
 
     @property
     def scale(self) -> float:
         """`s`: median valid depth of the first keyframe, the world's unit of length; 1 for an empty store."""
-        return (self.group(0).keyframe.median_depth or 1.0) if self.num_groups else 1.0
+        return self._arena.scale if self.num_groups else 1.0
 
     def nearest(self, point: Float[Tensor, "3"], k: int) -> Int[Tensor, "k"]:
         """Rows of the `k` patches nearest to a world point, nearest first; ties by row."""
@@ -153,15 +246,26 @@ class PatchStore:
 
 
 def _layout(keyframe: Keyframe) -> tuple[int, int, int]:
-    return keyframe.latents.shape[0], keyframe.stride, keyframe.patch
+    return keyframe.channels, keyframe.stride, keyframe.patch
 
 
-def _grown(column: Tensor, rows: int) -> Tensor:
-    if rows <= len(column):
-        return column
-    out = torch.empty(max(rows, 2 * len(column)), *column.shape[1:], dtype=column.dtype)
-    out[: len(column)] = column
-    return out
+def _blocks(index: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Order that puts patches `index` of a grid `n` wide block after block, and where each block starts."""
+    tile = (index // (n * BLOCK)) * n + (index % n) // BLOCK
+    tile, order = tile.sort(stable=True)
+    first = torch.ones_like(tile, dtype=torch.bool)
+    first[1:] = tile[1:] != tile[:-1]
+    return order, first.nonzero().squeeze(-1)
+
+
+def _block_boxes(points: Tensor, radius: Tensor, starts: Tensor) -> Tensor:
+    """`[b 7]`, see `PatchStore.blocks`."""
+    if not len(starts):
+        return torch.empty(0, 7)
+    rows, x = starts.numpy(), points.numpy()
+    low, high = np.minimum.reduceat(x, rows), np.maximum.reduceat(x, rows)
+    middle, largest = (low + high) / 2, np.maximum.reduceat(radius.numpy(), rows)[:, None]
+    return torch.from_numpy(np.concatenate([middle, np.maximum(high - middle, middle - low), largest], 1))
 
 
 def _bounding_sphere(points: Tensor, radius: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ REASONS = {
     Reason.coarse: "seen from too far away",
     Reason.duplicate: "shown better by those kept",
     Reason.budget: "would add, but the budget is spent",
+    Reason.superseded: "no longer true, or not yet",
 }
 
 
