@@ -32,7 +32,7 @@ FRONT_DOOR = {
         "rollout_step",
         "start",
     ],
-    "io": ["Trajectory", "lint", "load_store", "read_trajectory", "save_store", "write_trajectory"],
+    "io": ["Trajectory", "WorldFile", "lint", "load_store", "read_trajectory", "save_store", "write_trajectory"],
     "errors": ["MosaicMemError"],
 }
 NAMES = sorted(name for names in FRONT_DOOR.values() for name in names)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mosaicmem.io.trajectories.registry import read_trajectory as read_trajectory
     from mosaicmem.io.trajectories.registry import write_trajectory as write_trajectory
     from mosaicmem.io.trajectories.trajectory import Trajectory as Trajectory
+    from mosaicmem.io.world.world_file import WorldFile as WorldFile
     from mosaicmem.memory.lifting import LiftingConfig as LiftingConfig
     from mosaicmem.memory.lifting import lift as lift
     from mosaicmem.memory.mosaic import Mosaic as Mosaic
@@ -67,6 +68,7 @@ _HOMES = {
     "io.trajectories.lint": ["lint"],
     "io.trajectories.registry": ["read_trajectory", "write_trajectory"],
     "io.trajectories.trajectory": ["Trajectory"],
+    "io.world.world_file": ["WorldFile"],
     "memory.lifting": ["LiftingConfig", "lift"],
     "memory.mosaic": ["Mosaic"],
     "memory.patches": ["Keyframe"],

@@ -41,6 +41,12 @@ class OutputExistsError(MosaicMemError):
     exit_code = 2
 
 
+class StorageError(MosaicMemError):
+    """A file could not be written or is in use: disk full, folder read-only, another writer. What was there stays."""
+
+    exit_code = 1
+
+
 class MissingExtraError(MosaicMemError):
     """An optional package is not installed. The message holds the pip command that helps."""
 

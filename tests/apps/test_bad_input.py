@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import struct
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,28 +102,37 @@ def test_one_pose_and_duplicate_poses_are_fine(run, memory, tmp_path, poses):
     assert len(run("recall", memory, "-t", still, "--out", tmp_path / "d", "--json").json["frames"]) == poses
 
 
-def broken_memory(content: bytes, how: str) -> bytes:
-    middle = len(content) // 2
-    return {
-        "empty": b"",
-        "truncated": content[:middle],
-        "garbage": b"\xff" * 500,
-        "flipped": content[:middle] + bytes([content[middle] ^ 64]) + content[middle + 1 :],
-        "header bomb": struct.pack("<Q", 2**62) + content[8:],
-    }[how]
+def break_memory(file: Path, how: str) -> None:
+    """Spoil a world file."""
+    if how in ("flipped", "trigger"):
+        flip = "UPDATE contents SET depth = cast(zeroblob(1) || substr(depth, 2) AS blob) WHERE keyframe = 1"
+        with sqlite3.connect(file) as db:
+            db.execute(flip if how == "flipped" else "CREATE VIEW evil AS SELECT * FROM groups")
+        db.close()
+        return
+    content = file.read_bytes()
+    file.write_bytes(
+        {
+            "empty": b"",
+            "truncated": content[: len(content) // 2],
+            "garbage": b"\xff" * 500,
+            "header bomb": content[:16] + b"\xff" * 84 + content[100:],
+        }[how]
+    )
 
 
-@pytest.mark.parametrize("how", ["empty", "truncated", "garbage", "flipped", "header bomb"])
+@pytest.mark.parametrize("how", ["empty", "truncated", "garbage", "flipped", "trigger", "header bomb"])
 @pytest.mark.parametrize("command", ["recall", "inspect", "visualize", "export-ply", "splice"])
 def test_a_damaged_memory_is_rejected(run, memory, path, tmp_path, how, command):
     bad, out = tmp_path / "bad", tmp_path / "out"
     bad.mkdir()
-    (bad / "memory.safetensors").write_bytes(broken_memory((memory / "memory.safetensors").read_bytes(), how))
+    shutil.copyfile(memory / "world.mosaic", bad / "world.mosaic")
+    break_memory(bad / "world.mosaic", how)
     before = everything_in(tmp_path)
     more = {"recall": ("-t", path), "splice": (memory,)}.get(command, ())
     ran = run(command, bad, *more, *(() if command == "inspect" else ("--out", out)))
     assert ran.code == 3, ran.err
-    assert "memory.safetensors" in ran.err
+    assert "world.mosaic" in ran.err
     assert everything_in(tmp_path) == before
 
 

@@ -115,7 +115,7 @@ def test_x06_demo_is_synthetic_complete_and_better_with_memory(run, tmp_path):
         "trajectory.json",
         "report.json",
     }
-    assert everything_in(out) == wanted | {"run.json", "memory", "memory/memory.safetensors"}
+    assert everything_in(out) == wanted | {"run.json", "memory", "memory/world.mosaic"}
     report = json.loads((out / "report.json").read_text())
     mean = report["mean"]
     assert mean["with_memory"]["psnr"] > mean["without_memory"]["psnr"] + 3

@@ -158,7 +158,7 @@ def test_overwrite_spares_inputs_and_the_work_of_others(run, memory, path, tmp_p
     ran = run("recall", memory, "-t", path, "--out", memory, "--overwrite")
     assert ran.code == 2
     assert "holds the input" in ran.err
-    assert (memory / "memory.safetensors").exists()
+    assert (memory / "world.mosaic").exists()
 
 
 def test_run_json_says_how_it_was_made(run, recording, tmp_path):

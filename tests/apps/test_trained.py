@@ -63,7 +63,7 @@ def test_an_image_a_path_and_words_are_enough(walk, walk_anew, recording):
     assert np.abs(frames[0] - np.array(own.resize((96, 64), Image.Resampling.LANCZOS)).astype(int)).max() <= 1
     assert report["prompts"] == [{"frame": 0, "prompt": "a room with a sofa."}]
     assert report["tokens"] > 0
-    assert {"contact_sheet.png", "memory/memory.safetensors", "report.json"} <= everything_in(out)
+    assert {"contact_sheet.png", "memory/world.mosaic", "report.json"} <= everything_in(out)
     again, _, _ = walk_anew("--prompt", "a room with a sofa.")
     assert np.array_equal(frames, again)
 
@@ -210,7 +210,7 @@ def test_the_demo_walks_through_a_held_out_world(run, tiny, tmp_path):
     assert ran.out.startswith("[trained:tiny] demo: procedural world 9")
     wanted = {
         "video.mp4", "contact_sheet.png", "coverage.png", "map.png", "scene.ply", "trajectory.json", "report.json",
-        "run.json", "memory", "memory/memory.safetensors",
+        "run.json", "memory", "memory/world.mosaic",
     }  # fmt: skip
     assert everything_in(out) == wanted
     report = json.loads((out / "report.json").read_text())

@@ -186,9 +186,8 @@ def from_u8(frames_u8: np.ndarray) -> Float[Tensor, "n 3 H W"]:
 def statistics(store: PatchStore) -> StoreStatistics:
     """How much a store holds. A keyframe that several groups share is counted once in `bytes`."""
     keyframes = {id(group.keyframe): group.keyframe for group in store}
-    tensors = [t for k in keyframes.values() for t in (k.latents, k.depth, k.valid, k.confidence)]
-    masks = [group.mask for group in store if group.mask is not None]
-    return StoreStatistics(len(store), store.num_patches, sum(t.numel() * t.element_size() for t in tensors + masks))
+    masks = sum(group.mask.numel() for group in store if group.mask is not None)
+    return StoreStatistics(len(store), store.num_patches, sum(k.nbytes for k in keyframes.values()) + masks)
 
 
 def _starts_at_anchor(state: RolloutState, camera: Cameras) -> bool:

@@ -24,10 +24,15 @@ _TENSORS = ("latents", "depth", "valid", "confidence")
 class Contents(Protocol):
     """The tensors of a keyframe that stay where they are until they are asked for, such as in a file."""
 
-    channels: int
-    """Channels of the latents."""
-    nbytes: int
-    """Bytes of all four tensors, read."""
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all four tensors, read."""
+        ...
 
     def read(self, name: str) -> Tensor:
         """`latents`, `depth`, `valid` or `confidence`, of a keyframe that would pass `Keyframe`'s own checks."""

@@ -186,4 +186,4 @@ def _write(
         beginning.source,
         beginning.metric,
     )
-    save_memory(out / "memory", state.store, meta)
+    save_memory(out / "memory", state.store, meta, model=beginning.models.label, seed=state.seed)

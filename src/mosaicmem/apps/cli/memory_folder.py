@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.io.files import finite
+from mosaicmem.io.safetensors_memory import read_safetensors_memory
 from mosaicmem.io.store_file import load_store, save_store
+from mosaicmem.io.world.world_file import Picture
+from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.vae import VAE
 
-STORE_FILE = "memory.safetensors"
+STORE_FILE = "world.mosaic"
+OLD_STORE_FILE = "memory.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,22 @@ class MemoryMeta:
         return "m" if self.metric else "world units"
 
 
-def save_memory(folder: Path, store: PatchStore, meta: MemoryMeta) -> None:
-    """Write store and description into an existing folder."""
-    save_store(store, folder / STORE_FILE, {**asdict(meta), "intrinsics": list(meta.intrinsics)})
+def save_memory(
+    folder: Path,
+    store: PatchStore,
+    meta: MemoryMeta,
+    *,
+    model: str | None = None,
+    seed: int | None = None,
+    thumbnails: Mapping[Keyframe, Picture] | None = None,
+) -> None:
+    """Write store and description into an existing folder; `model` and `seed` say what generated its keyframes."""
+    save_store(store, folder / STORE_FILE, as_json(meta), model=model, seed=seed, thumbnails=thumbnails)
+
+
+def as_json(meta: MemoryMeta) -> dict[str, Any]:
+    """The description as a world file holds it."""
+    return {**asdict(meta), "intrinsics": list(meta.intrinsics)}
 
 
 def describe_memory(
@@ -92,17 +110,20 @@ def describe_memory(
 
 
 def is_memory(path: Path) -> bool:
-    """Whether `path` is a folder that `remember` or a relative wrote, or the memory file in it."""
+    """Whether `path` is a folder that `remember` or a relative wrote, or the world file in it."""
     return store_file(path).is_file()
 
 
 def store_file(path: Path) -> Path:
-    """The memory file that `path`, a folder or the file itself, stands for."""
-    return path if path.suffix == ".safetensors" else path / STORE_FILE
+    """The world file that `path`, a folder or the file itself, stands for; or that of an older version."""
+    if path.suffix in (".mosaic", ".safetensors"):
+        return path
+    old = path / OLD_STORE_FILE
+    return old if old.is_file() and not (path / STORE_FILE).exists() else path / STORE_FILE
 
 
 def load_memory(path: Path) -> tuple[PatchStore, MemoryMeta]:
-    """Read and check a memory folder.
+    """Read and check a memory folder or a world file. What keyframes hold stays in the file until it is used.
 
     Raises:
         InputError: if the folder or its file is missing or damaged, or the description does not fit the store.
@@ -111,7 +132,16 @@ def load_memory(path: Path) -> tuple[PatchStore, MemoryMeta]:
     if not file.is_file():
         found = f"no {STORE_FILE} in it" if path.exists() else "no such folder"
         raise InputError(f"{path}: {found}; expected a memory folder written by 'mosaicmem remember'")
-    store, raw = load_store(file)
+    store, raw = read_safetensors_memory(file) if file.suffix == ".safetensors" else load_store(file)
+    return store, checked_meta(file, raw, store)
+
+
+def checked_meta(file: Path, raw: dict[str, Any], store: PatchStore) -> MemoryMeta:
+    """The description of a memory, every field checked, and against the store.
+
+    Raises:
+        InputError: if it is not that of a memory, or does not fit.
+    """
     meta = _meta(file, raw)
     if len(store):
         first = store.group(0).keyframe
@@ -120,7 +150,7 @@ def load_memory(path: Path) -> tuple[PatchStore, MemoryMeta]:
                 f"{file}: the description says stride {meta.stride} and patch {meta.patch}, the patches have "
                 f"{first.stride} and {first.patch}"
             )
-    return store, meta
+    return meta
 
 
 def _meta(file: Path, raw: dict[str, Any]) -> MemoryMeta:

@@ -4,11 +4,12 @@ The recording is a folder: images and depth beside a trajectory (Redwood's traje
 knows), or a TUM or 7-Scenes sequence. Without --size frames are reduced until the longer side is 160 pixels: small
 memories are quick and exact. With --vae they keep their own size; --size says otherwise in both cases.
 
-Writes: memory.safetensors, trajectory.json, map.png, contact_sheet.png, report.json, run.json.
+Writes: world.mosaic, trajectory.json, map.png, contact_sheet.png, report.json, run.json.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from mosaicmem.errors import InputError
 from mosaicmem.io.files import parse_frames, write_image, write_json
 from mosaicmem.io.trajectories import Trajectory, write_trajectory
 from mosaicmem.memory.lifting import LiftingConfig, lift
+from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.worlds.rgbd import RGBDFolder
 
@@ -70,7 +72,7 @@ def run(args: Args, session: Session) -> Result:
     size = _size(args, recording, vae)
     grid = session.config.grid.grid(*size, vae.stride, vae.temporal)
     cameras = recording.cameras.to(dtype=torch.float64).resized(*size)
-    store, known, shown = PatchStore.empty(), [], []
+    store, known, shown, thumbnails = PatchStore.empty(), [], [], dict[Keyframe, Picture]()
     pictured = set(moments(len(chosen), session.config.video.sheet_rows))
     with session.console.progress("remembering", len(chosen)) as tick:
         for count, index in enumerate(chosen):
@@ -85,6 +87,7 @@ def run(args: Args, session: Session) -> Result:
                 key = lift(latents, depth, cameras[index], grid, frame=index, time=time, config=config)
             with session.stage("insert"):
                 store = store.insert(key)
+            thumbnails[key] = to_u8(rgb)
             if count in pictured:
                 shown.append((f"frame {index}", [Panel("seen", to_u8(rgb)), Panel("depth", depth_picture(depth))]))
             tick()
@@ -96,7 +99,7 @@ def run(args: Args, session: Session) -> Result:
     meta = describe_memory(store, grid, cameras.Ks[chosen[0]], vae.name, args.vae, str(args.source), metric)
     data = _report(store, meta, known, chosen)
     with session.folder(inputs=[args.source]) as out, session.stage("write"):
-        save_memory(out, store, meta)
+        save_memory(out, store, meta, thumbnails=thumbnails)
         path = cameras[chosen]
         saved = Trajectory.from_cameras(path, recording.timestamps[chosen], metric=meta.metric)
         write_trajectory(saved, out / "trajectory.json")
@@ -135,7 +138,7 @@ def _size(args: Args, recording: RGBDFolder, vae: Any) -> tuple[int, int]:
 
 
 def _report(store: PatchStore, meta: MemoryMeta, known: list[float], chosen: list[int]) -> dict[str, Any]:
-    cells = sum(group.keyframe.valid.numel() for group in store)
+    cells = sum(math.prod(group.keyframe.cells) for group in store)
     return {
         "frames": [{"frame": f, "depth_known": k} for f, k in zip(chosen, known, strict=True)],
         "size": [meta.width, meta.height],

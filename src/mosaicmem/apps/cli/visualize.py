@@ -6,6 +6,7 @@ The map's axes are the world's unit (metres where the source says so), right and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -85,7 +86,7 @@ def memory_map(store: PatchStore, vae: VAE, cameras: Cameras, unit: str, title: 
 def memory_statistics(store: PatchStore, cameras: Cameras | None) -> dict[str, object]:
     """Counts and extent of a memory, world units."""
     groups = store.groups
-    cells = sum(g.keyframe.valid.numel() for g in groups)
+    cells = sum(math.prod(g.keyframe.cells) for g in groups)
     valid = sum(int(g.valid.sum()) for g in groups)
     data: dict[str, object] = {
         "kind": "memory",

@@ -1,0 +1,537 @@
+"""`WorldFile`: a world as one file that is written while it is walked through."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sqlite3
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from mosaicmem._shapes import Float, Tensor
+from mosaicmem.errors import ConfigError, InputError, StorageError
+from mosaicmem.io.files import atomic_path, require_file
+from mosaicmem.io.world.contents import DEFAULT_CACHE_BYTES, ContentReader, stored_contents, stored_keyframe
+from mosaicmem.io.world.history import (
+    Branch,
+    Change,
+    Operation,
+    chosen_branch,
+    path_to,
+    read_branches,
+    read_operation,
+    record,
+    travel,
+    write_branch,
+)
+from mosaicmem.io.world.index import build_store, read_current
+from mosaicmem.io.world.rows import (
+    decode_geometry,
+    decode_json,
+    decode_keyframe,
+    decode_latents,
+    encode_group,
+    encode_json,
+    encode_keyframe,
+    text,
+)
+from mosaicmem.io.world.schema import connect, in_file, initialise, os_errors, row_digest, sql_errors, take_write_lock
+from mosaicmem.memory.editing import splice
+from mosaicmem.memory.patches import Group, Keyframe
+from mosaicmem.memory.store import PatchStore
+
+MAIN = "main"
+THUMBNAIL_PIXELS = 96
+
+Picture = NDArray[np.uint8]
+
+
+class WorldFile:
+    """A world on disk. Make one with `create` or `open`; use it in a `with` block, or `close` it.
+
+    What a method that writes has returned from survives a kill and a power cut. There is one writer at a time, from
+    `open` to `close`; readers come and go, and their `store` is the file as it was when they first asked for it.
+    Keyframes of `store` read their tensors from the file when they are used, so it must stay open that long.
+    """
+
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, reader: ContentReader, meta: dict[str, Any], clock: Clock | None
+    ) -> None:
+        self.path = path
+        self.meta = meta
+        """What the world was described with, JSON."""
+        self._db, self._reader, self._clock = db, reader, clock
+        weakref.finalize(reader, db.close)  # keyframes may outlive this object, and need the reader
+        self._store: PatchStore | None = None
+        self._current: dict[int, tuple[int, Group]] = {}  # by uid: row of `groups`, and the group
+        self._written: weakref.WeakKeyDictionary[Keyframe, int] = weakref.WeakKeyDictionary()
+
+    @staticmethod
+    def create(
+        path: Path | str,
+        meta: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        clock: Clock | None = time.time,
+    ) -> WorldFile:
+        """A new, empty world, open for writing.
+
+        Args:
+            path: The file, by convention `*.mosaic`.
+            meta: What JSON can hold; comes back unchanged.
+            overwrite: Whether an existing file may be replaced.
+            cache_bytes: Room for contents read from the file.
+            clock: Seconds since 1970 for the log; None writes no times, and equal work gives equal bytes.
+
+        Raises:
+            OutputExistsError: if the file exists; InputError: if `meta` is not JSON; StorageError: if it cannot be
+                written.
+        """
+        path = Path(path)
+        rows = [(key, encode_json({"": value}, f"meta {key!r}")) for key, value in (meta or {}).items()]
+        with sql_errors(path), os_errors(path), atomic_path(path, overwrite=overwrite) as temporary:
+            initialise(temporary)
+            db = connect(temporary, write=True)
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                for key, value in rows:
+                    db.execute("INSERT INTO meta VALUES (?, ?, ?)", (key, value, row_digest(key, value)))
+                write_branch(db, Branch(MAIN, None, None, True))
+                db.execute("COMMIT")
+            finally:
+                db.close()
+        return WorldFile.open(path, write=True, cache_bytes=cache_bytes, clock=clock)
+
+    @staticmethod
+    def open(
+        path: Path | str,
+        *,
+        write: bool = False,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        clock: Clock | None = time.time,
+    ) -> WorldFile:
+        """An existing world. Nothing but its description is read until it is used.
+
+        Raises:
+            FormatVersionError: if a newer version wrote it; InputError: if it is missing, damaged or no world file;
+                StorageError: if it is to be written and cannot be, or another process writes it.
+        """
+        path = Path(path)
+        while True:
+            number_ = require_file(path).stat().st_ino
+            db = connect(path, write=write)
+            try:
+                with sql_errors(path):
+                    if write:
+                        take_write_lock(db, path)
+                    meta = _read_meta(db, path)
+                # compacting replaces the file: what was locked must still be what the name stands for
+                if not write or path.stat().st_ino == number_:
+                    return WorldFile(path, db, ContentReader(db, path, cache_bytes), meta, clock if write else None)
+            except BaseException:
+                db.close()
+                raise
+            db.close()
+
+    def close(self) -> None:
+        """End the session. Keyframes that were not read yet cannot be read any more."""
+        with self._reader.lock:
+            self._db.close()
+            self._reader.clear()
+
+    def __enter__(self) -> WorldFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def store(self) -> PatchStore:
+        """The memory of the branch that is checked out, its contents in the file.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        if self._store is None:
+            known = dict(self._current.values())
+            with self._reader.lock, self._snapshot(), in_file(self.path):
+                groups, keyframes = read_current(self._db)
+                self._store, placed = build_store(groups, keyframes, self._reader, known)
+            self._current = {group.uid: (row_id, group) for row_id, group in placed.items()}
+        return self._store
+
+    # ------------------------------------------------------------------ writing
+
+    def insert(
+        self,
+        keyframe: Keyframe,
+        *,
+        model: str | None = None,
+        seed: int | None = None,
+        note: str = "",
+        thumbnail: Picture | None = None,
+    ) -> Operation:
+        """Remember one keyframe more, at its own camera. Durable on return; costs what the keyframe costs.
+
+        Args:
+            model, seed: What generated it.
+            note: Free words for the log.
+            thumbnail: `[H W 3]` picture of the frame, kept small.
+
+        Raises:
+            GeometryError: if it does not fit what is stored; StorageError: if it could not be written. The world is
+                then as it was.
+        """
+        before = self.store
+        with self._operation():
+            row_id, stored = self._add_keyframe(keyframe, model, seed, thumbnail)
+            store = before.insert(stored)
+            group = store.group(len(store) - 1)
+            placed = self._add_group(group, row_id)
+            operation = self._record("insert", {"frame": keyframe.frame}, note, [(group.uid, None, placed)])
+        self._written[keyframe] = row_id
+        self._current[group.uid] = placed, group
+        self._store = store
+        return operation
+
+    def apply(
+        self,
+        kind: str,
+        arguments: Mapping[str, Any],
+        store: PatchStore,
+        *,
+        note: str = "",
+        model: str | None = None,
+        seed: int | None = None,
+        thumbnails: Mapping[Keyframe, Picture] | None = None,
+    ) -> Operation | None:
+        """Make `store` the state of this branch: what differs from it now, by uid, becomes one operation.
+
+        Args:
+            kind: Name of the edit, such as `move`.
+            arguments: Its arguments for the log, JSON.
+            store: What the edit gave; usually made from `world.store`. Keyframes of other files are copied.
+            note: Free words for the log.
+            model, seed: What generated the keyframes that are new; those of other files keep their own.
+            thumbnails: Pictures of new keyframes.
+
+        Returns:
+            The operation, or None where nothing differs and nothing was written.
+
+        Raises:
+            InputError: if a keyframe to be copied is damaged; StorageError: if it could not be written. The world is
+                then as it was.
+        """
+        _ = self.store
+        left, pictures, fresh = dict(self._current), thumbnails or {}, dict[Keyframe, int]()
+        with self._operation():
+            changes: list[Change] = []
+            for group in store:
+                row_id, old = left.pop(group.uid, (None, None))
+                if old is not None and self._same(old, group):
+                    continue
+                keyframe = group.keyframe
+                home = fresh.get(keyframe) or self._row_of(keyframe)
+                if home is None:
+                    home, _ = self._add_keyframe(keyframe, model, seed, pictures.get(keyframe))
+                    fresh[keyframe] = home
+                changes.append((group.uid, row_id, self._add_group(group, home)))
+            changes += [(uid, row_id, None) for uid, (row_id, _) in left.items()]
+            operation = self._record(kind, dict(arguments), note, changes) if changes else None
+        self._written.update(fresh)
+        if operation is not None:
+            self._store = None
+        return operation
+
+    def merge(
+        self, other: WorldFile, self_from_other: Float[Tensor, "4 4"] | None = None, *, note: str = ""
+    ) -> Operation | None:
+        """Add what another world holds now, moved by a rigid transform or a similarity, as one operation.
+
+        Raises:
+            GeometryError: if the two belong to different latent spaces.
+        """
+        store = splice(self.store, other.store, self_from_other)
+        where = None if self_from_other is None else self_from_other.tolist()
+        return self.apply("merge", {"file": other.path.name, "self_from_other": where}, store, note=note)
+
+    def undo(self) -> Operation:
+        """Take back the newest operation of this branch, bit for bit, and return it.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        with self._operation():
+            branch = chosen_branch(self._db)
+            if branch.head is None:
+                raise ConfigError(f"nothing to undo: branch {branch.name!r} is at its beginning")
+            operation = read_operation(self._db, branch.head)
+            with in_file(self.path):
+                travel(self._db, branch.head, operation.parent)
+            write_branch(self._db, Branch(branch.name, operation.parent, branch.redo or branch.head, True))
+        self._store = None
+        return operation
+
+    def redo(self) -> Operation:
+        """Do again what was undone last, and return it. Possible until something else is written.
+
+        Raises:
+            ConfigError: if there is nothing.
+        """
+        with self._operation():
+            branch = chosen_branch(self._db)
+            ahead = path_to(self._db, branch.redo)
+            place = ahead.index(branch.head) if branch.head in ahead else len(ahead)
+            if not place:
+                raise ConfigError(f"nothing to redo on branch {branch.name!r}")
+            following = ahead[place - 1]
+            with in_file(self.path):
+                travel(self._db, branch.head, following)
+            write_branch(self._db, Branch(branch.name, following, branch.redo if place > 1 else None, True))
+            operation = read_operation(self._db, following)
+        self._store = None
+        return operation
+
+    def branch(self, name: str, at: int | None = None) -> Branch:
+        """A new branch that begins at operation `at`, by default where this one is. It is not checked out.
+
+        Raises:
+            ConfigError: if the name is taken or empty; InputError: if there is no such operation.
+        """
+        if not 0 < len(name) <= 128 or not name.isprintable():
+            raise ConfigError(f"branch {name!r}: expected a name of 1 to 128 printable characters")
+        with self._operation():
+            if name in read_branches(self._db):
+                raise ConfigError(f"branch {name!r} exists already; choose another name")
+            head = chosen_branch(self._db).head if at is None else read_operation(self._db, at).id
+            made = Branch(name, head, None, False)
+            write_branch(self._db, made)
+        return made
+
+    def checkout(self, name: str) -> Branch:
+        """Make `store` the state of another branch.
+
+        Raises:
+            ConfigError: if there is no such branch.
+        """
+        with self._operation():
+            branches = read_branches(self._db)
+            if name not in branches:
+                raise ConfigError(f"no branch {name!r}; there are {', '.join(map(repr, branches))}")
+            before, after = chosen_branch(self._db), branches[name]
+            if before.name != name:
+                with in_file(self.path):
+                    travel(self._db, before.head, after.head)
+                write_branch(self._db, Branch(before.name, before.head, before.redo, False))
+            after = Branch(name, after.head, after.redo, True)
+            write_branch(self._db, after)
+        self._store = None
+        return after
+
+    def describe(self, meta: Mapping[str, Any]) -> None:
+        """Replace the description of the world. Not part of the history."""
+        rows = [(key, encode_json({"": value}, f"meta {key!r}")) for key, value in meta.items()]
+        with self._operation():
+            self._db.execute("DELETE FROM meta")
+            self._db.executemany("INSERT INTO meta VALUES (?, ?, ?)", [(*row, row_digest(*row)) for row in rows])
+        self.meta = dict(meta)
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def branches(self) -> list[Branch]:
+        """All branches, by name."""
+        with self._reading():
+            return list(read_branches(self._db).values())
+
+    @property
+    def head(self) -> Branch:
+        """The branch that is checked out."""
+        with self._reading():
+            return chosen_branch(self._db)
+
+    def log(self) -> list[Operation]:
+        """What was done to the state that is checked out, newest first.
+
+        Raises:
+            InputError: if an operation is damaged.
+        """
+        with self._reading():
+            return [read_operation(self._db, number_) for number_ in path_to(self._db, chosen_branch(self._db).head)]
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the state that is checked out: equal exactly where every group and its contents are.
+
+        It hashes the checksums that the file holds; `verify` says whether they are true.
+        """
+        digest = hashlib.sha256()
+        query = (
+            "SELECT g.uid, k.digest, g.world_from_cam, g.mask, g.pinned, g.until FROM current c "
+            "JOIN groups g ON g.id = c.placed JOIN keyframes k ON k.id = g.keyframe ORDER BY g.uid"
+        )
+        with self._reading():
+            for row in self._db.execute(query):
+                digest.update(row_digest(*row))
+        return digest.hexdigest()
+
+    def thumbnail(self, uid: int) -> Picture | None:
+        """The picture `[H W 3]` of the keyframe that a group places, if it has one.
+
+        Raises:
+            InputError: if it is damaged.
+        """
+        query = (
+            "SELECT t.keyframe, t.picture, t.digest FROM thumbnails t JOIN groups g ON g.keyframe = t.keyframe "
+            "JOIN current c ON c.placed = g.id WHERE c.uid = ?"
+        )
+        with self._reading():
+            row = self._db.execute(query, (uid,)).fetchone()
+            return None if row is None else _decode_picture(row)
+
+    def counts(self) -> dict[str, int]:
+        """Rows and bytes: of the file, of what it stores, and of its history."""
+        tables = ("keyframes", "groups", "operations", "branches", "thumbnails")
+        with self._reading():
+            found = {name: self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}  # noqa: S608
+            sizes = "length(valid) + length(depth) + length(confidence) + length(latents)"
+            found["content_bytes"] = self._db.execute(f"SELECT coalesce(sum({sizes}), 0) FROM contents").fetchone()[0]  # noqa: S608
+        return {**found, "file_bytes": self.path.stat().st_size}
+
+    # ------------------------------------------------------------------ inside
+
+    def _add_keyframe(
+        self, keyframe: Keyframe, model: str | None, seed: int | None, thumbnail: Picture | None
+    ) -> tuple[int, Keyframe]:
+        """Write a keyframe; its row, and itself as a keyframe of this file. What was just written is warm."""
+        other = stored_contents(keyframe)
+        if other is not None:
+            model, seed = other.row.model, other.row.seed
+        row_id = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM keyframes").fetchone()[0]
+        row, contents = encode_keyframe(keyframe, row_id, model, seed)
+        marks = ", ".join("?" * len(row))
+        self._db.execute(f"INSERT INTO keyframes VALUES ({marks})", row)  # noqa: S608
+        self._db.execute("INSERT INTO contents VALUES (?, ?, ?, ?, ?)", contents)
+        if thumbnail is not None:
+            picture = _encode_picture(thumbnail)
+            self._db.execute("INSERT INTO thumbnails VALUES (?, ?, ?)", (row_id, picture, row_digest(row_id, picture)))
+        decoded, blobs = decode_keyframe(row), contents[1:]
+        valid, depth, confidence, latents = (value for value in blobs if isinstance(value, bytes))
+        self._reader.keep((row_id, False), decode_geometry(decoded, valid, depth, confidence))
+        self._reader.keep((row_id, True), decode_latents(decoded, latents))
+        return row_id, stored_keyframe(self._reader, decoded, keyframe.camera.to(dtype=torch.float64, device="cpu"))
+
+    def _add_group(self, group: Group, keyframe_id: int) -> int:
+        row_id = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM groups").fetchone()[0]
+        self._db.execute("INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?)", encode_group(group, row_id, keyframe_id))
+        return row_id
+
+    def _record(self, kind: str, arguments: dict[str, Any], note: str, changes: list[Change]) -> Operation:
+        moment = None if self._clock is None else self._clock()
+        return record(self._db, kind, arguments, note, moment, changes)
+
+    def _row_of(self, keyframe: Keyframe) -> int | None:
+        """Row of a keyframe that this file holds already."""
+        contents = stored_contents(keyframe)
+        if contents is not None and contents.reader is self._reader:
+            return contents.row.id
+        return self._written.get(keyframe)
+
+    def _same(self, a: Group, b: Group) -> bool:
+        if a is b:
+            return True
+        if self._row_of(a.keyframe) != self._row_of(b.keyframe) or (a.pinned, a.until) != (b.pinned, b.until):
+            return False
+        if not torch.equal(a.world_from_cam.double(), b.world_from_cam.double()):
+            return False
+        return a.mask is b.mask or (a.mask is not None and b.mask is not None and torch.equal(a.mask, b.mask))
+
+    @contextmanager
+    def _operation(self) -> Iterator[None]:
+        """One transaction: all of the block, durable when it ends, or nothing of it.
+
+        Between operations the write lock is held by an open transaction that has written nothing.
+        """
+        with self._reader.lock, sql_errors(self.path):
+            if self._db.execute("PRAGMA query_only").fetchone()[0]:
+                raise StorageError(f"{self.path}: opened for reading; open it with write=True to change it")
+            if not self._db.in_transaction:
+                take_write_lock(self._db, self.path)
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                self._reader.clear()  # it may hold a row that was never committed, whose number another will get
+                self._store = None
+                take_write_lock(self._db, self.path)
+                raise
+            take_write_lock(self._db, self.path)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Reads of the block see one state of the file, whatever a writer does meanwhile."""
+        with sql_errors(self.path):
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._reader.lock, self._snapshot(), in_file(self.path):
+            yield
+
+
+Clock = Callable[[], float]
+
+
+def _read_meta(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with in_file(path):
+        for key, value, digest in db.execute("SELECT key, value, digest FROM meta ORDER BY key"):
+            if digest != row_digest(key, value):
+                raise InputError(f"meta {key!r:.40}: it does not match its checksum")
+            wrapped = decode_json(value, f"meta {key!r:.40}")
+            if not isinstance(wrapped, dict) or set(wrapped) != {""}:
+                raise InputError(f"meta {key!r:.40} is malformed")
+            found[text(key, "meta: key")] = wrapped[""]
+    return found
+
+
+def _encode_picture(picture: Picture) -> bytes:
+    image = Image.fromarray(picture)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+def _decode_picture(row: tuple[Any, ...]) -> Picture:
+    keyframe, data, digest = row
+    if not isinstance(data, bytes) or digest != row_digest(keyframe, data):
+        raise InputError(f"thumbnail of keyframe {keyframe}: it does not match its checksum")
+    try:
+        image = Image.open(io.BytesIO(data), formats=["JPEG"])
+        if max(image.size) > THUMBNAIL_PIXELS:
+            raise InputError(f"thumbnail of keyframe {keyframe}: {image.size} pixels, at most {THUMBNAIL_PIXELS}")
+        return np.array(image.convert("RGB"), dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"thumbnail of keyframe {keyframe}: no readable picture ({error})") from error
