@@ -14,7 +14,8 @@ from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.transformer import TransformerConfig
 from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
 from mosaicmem.training.cache import STEP, Clip
-from mosaicmem.training.world_task import LatentClip, WorldTask, WorldTaskConfig, write_latents
+from mosaicmem.training.latent_clip import LatentClip, write_latents
+from mosaicmem.training.world_task import WorldTask, WorldTaskConfig
 
 SIZE, FRAMES, WALL = 32, 49, 3.0  # pixels, frames, metres to the wall that every camera faces
 CHANNELS = 4

@@ -27,7 +27,7 @@ from mosaicmem.training.encode import (
     read_gain,
     weights_of,
 )
-from mosaicmem.training.world_task import encode_clip, read_latents, write_latents
+from mosaicmem.training.latent_clip import encode_clip, read_latents, write_latents
 
 SIZES = VideoVAEConfig(channels=5, image_widths=(8, 8), group_widths=(8, 8), blocks=1)
 CLIPS = [make_clip(seed, size=48) for seed in range(3)]

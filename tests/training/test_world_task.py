@@ -18,12 +18,12 @@ from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
+from mosaicmem.training.latent_clip import write_latents
 from mosaicmem.training.world_task import (
     WorldTaskConfig,
     _window_start,
     channel_weights,
     choose_keyframes,
-    write_latents,
 )
 
 STEADY: dict[str, Any] = {

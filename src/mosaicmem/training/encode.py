@@ -23,7 +23,7 @@ from mosaicmem.models.video_vae import Coder, VideoVAE
 from mosaicmem.ops.latent_kernel import fit_kernel
 from mosaicmem.training.cache import HELD_FOLDER, STEP, Clip, ClipCache, read_clip
 from mosaicmem.training.checkpoint import export_weights, write_weights
-from mosaicmem.training.world_task import LatentClip, encode_clip, write_latents
+from mosaicmem.training.latent_clip import LatentClip, encode_clip, write_latents
 
 VAE_FILE = "vae.safetensors"
 _MEASURED = 16  # clips that the gain is measured on

@@ -23,7 +23,8 @@ from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.checkpoint import load_vae
 from mosaicmem.training.cache import HELD_FOLDER, STEP
 from mosaicmem.training.encode import VAE_FILE, encoded_clips, read_gain
-from mosaicmem.training.world_task import WorldTask, read_latents
+from mosaicmem.training.latent_clip import read_latents
+from mosaicmem.training.world_task import WorldTask
 
 EXAMPLE = "mosaicmem train world --latents latents --minutes 300 --out runs/world"
 
