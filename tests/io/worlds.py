@@ -71,6 +71,7 @@ def assert_same_store(a: PatchStore, b: PatchStore) -> None:
     assert len(a) == len(b)
     for x, y in zip(a, b, strict=True):
         assert_same_group(x, y)
-    for name in ("centers", "radii", "patch_ids", "spheres"):
+    columns = ("centers", "radii", "patch_ids", "spheres", "times", "numbers")
+    for name in (*columns, "blocks", "block_rows", "block_offsets"):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     assert a.offsets == b.offsets

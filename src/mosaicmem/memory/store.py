@@ -42,24 +42,28 @@ class _Arena:
             "numbers": torch.empty(16, 2, dtype=torch.int64),
         }
 
-    def append(self, group: Group, points: Tensor, radius: Tensor, index: Tensor) -> None:
-        order, starts = _blocks(index, group.keyframe.tokens[1])
+    def extend(self, groups: Sequence[Group], points: Tensor, radius: Tensor, index: Tensor, offsets: Tensor) -> None:
+        """Append groups; patches of the `k`-th are rows `offsets[k]:offsets[k + 1]`. Many at once cost little more."""
+        owner = torch.arange(len(groups)).repeat_interleave(offsets.diff())
+        widths = torch.tensor([group.keyframe.tokens[1] for group in groups])
+        order, starts = _blocks(index, widths[owner], owner)
         points, radius, index = points[order], radius[order], index[order]
         q, b, g = self.offsets[-1], self.num_blocks, len(self.groups)
+        ends = offsets[1:] + q
         self._put("centers", q, points)
         self._put("radii", q, radius)
         self._put("patch_ids", q, index.to(torch.int32))
         self._put("blocks", b, _block_boxes(points, radius, starts))
-        self._put("block_rows", b, torch.cat([starts + q, torch.tensor([q + len(points)])]))  # one more: the end
-        self._put("spheres", g, _bounding_sphere(points, radius)[None])
-        self._put("block_offsets", g + 1, torch.tensor([b + len(starts)]))
-        until = math.inf if group.until is None else group.until
-        self._put("times", g, torch.tensor([[group.keyframe.time, until]], dtype=torch.float64))
-        self._put("numbers", g, torch.tensor([[group.keyframe.frame, group.uid]]))
+        self._put("block_rows", b, torch.cat([starts + q, ends[-1:]]))  # one more: the end
+        self._put("spheres", g, _bounding_spheres(points, radius, offsets))
+        self._put("block_offsets", g + 1, b + torch.searchsorted(starts, offsets[1:]))
+        times = [(group.keyframe.time, math.inf if group.until is None else group.until) for group in groups]
+        self._put("times", g, torch.tensor(times, dtype=torch.float64))
+        self._put("numbers", g, torch.tensor([(group.keyframe.frame, group.uid) for group in groups]))
         if not g:
-            self.scale = group.keyframe.median_depth or 1.0
-        self.groups.append(group)
-        self.offsets.append(q + len(points))
+            self.scale = groups[0].keyframe.median_depth or 1.0
+        self.groups.extend(groups)
+        self.offsets.extend(ends.tolist())
         self.num_blocks = b + len(starts)
 
     def copy_of_first(self, count: int) -> _Arena:
@@ -105,23 +109,28 @@ class PatchStore:
 
     def insert_group(self, group: Group) -> PatchStore:
         """A store with one group more. Its `uid` must be larger than every stored one."""
-        return self._append(group, *patch_points(group))
+        points, radii, patch_ids = patch_points(group)
+        return self._extended([group], points, radii, patch_ids, [0, len(points)])
 
-    def _append(self, group: Group, points: Tensor, radii: Tensor, patch_ids: Tensor) -> PatchStore:
-        if self.num_groups:
-            last = self._arena.groups[self.num_groups - 1]
-            if group.uid <= last.uid:
+    def _extended(
+        self, groups: Sequence[Group], points: Tensor, radii: Tensor, patch_ids: Tensor, offsets: Sequence[int]
+    ) -> PatchStore:
+        last = self._arena.groups[self.num_groups - 1] if self.num_groups else None
+        for group in groups:
+            if last is not None and group.uid <= last.uid:
                 raise GeometryError(f"group uid {group.uid} is not larger than the newest stored one, {last.uid}")
-            if _layout(group.keyframe) != _layout(last.keyframe):
+            if last is not None and _layout(group.keyframe) != _layout(last.keyframe):
                 raise GeometryError(
                     f"keyframe {group.keyframe.frame} has (channels, stride, patch) = {_layout(group.keyframe)}, but "
                     f"this memory holds {_layout(last.keyframe)}; one memory belongs to one latent space"
                 )
+            last = group
         arena = self._arena
         if len(arena.groups) != self.num_groups:
             arena = arena.copy_of_first(self.num_groups)
-        arena.append(group, points, radii, patch_ids)
-        return PatchStore(arena, self.num_groups + 1)
+        if groups:
+            arena.extend(groups, points, radii, patch_ids, torch.tensor(offsets))
+        return PatchStore(arena, self.num_groups + len(groups))
 
     @staticmethod
     def from_groups(groups: Sequence[Group]) -> PatchStore:
@@ -144,11 +153,7 @@ class PatchStore:
         Raises:
             GeometryError: as `insert_group`.
         """
-        store = PatchStore.empty()
-        for g, group in enumerate(groups):
-            rows = slice(offsets[g], offsets[g + 1])
-            store = store._append(group, points[rows], radii[rows], patch_ids[rows])
-        return store
+        return PatchStore.empty()._extended(groups, points, radii, patch_ids, offsets)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -249,9 +254,13 @@ def _layout(keyframe: Keyframe) -> tuple[int, int, int]:
     return keyframe.channels, keyframe.stride, keyframe.patch
 
 
-def _blocks(index: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Order that puts patches `index` of a grid `n` wide block after block, and where each block starts."""
+def _blocks(index: Tensor, n: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
+    """Order that puts patches `index` of grids `n` wide block after block, and where each block starts.
+
+    `owner` says whose patch each is, from 0 on; those of one owner stand together already and stay together.
+    """
     tile = (index // (n * BLOCK)) * n + (index % n) // BLOCK
+    tile = tile + owner * (int(tile.max()) + 1 if len(tile) else 0)
     tile, order = tile.sort(stable=True)
     first = torch.ones_like(tile, dtype=torch.bool)
     first[1:] = tile[1:] != tile[:-1]
@@ -268,9 +277,15 @@ def _block_boxes(points: Tensor, radius: Tensor, starts: Tensor) -> Tensor:
     return torch.from_numpy(np.concatenate([middle, np.maximum(high - middle, middle - low), largest], 1))
 
 
-def _bounding_sphere(points: Tensor, radius: Tensor) -> Tensor:
-    if not len(points):
-        return torch.tensor([0.0, 0.0, 0.0, -1.0])
-    center = (points.amin(0) + points.amax(0)) / 2
-    reach = ((points - center).norm(dim=-1) + radius * 2**0.5).max()
-    return torch.cat([center, reach[None]])
+def _bounding_spheres(points: Tensor, radius: Tensor, offsets: Tensor) -> Tensor:
+    """`[g 4]`, see `PatchStore.spheres`; patches of group `g` are rows `offsets[g]:offsets[g + 1]`."""
+    counts = offsets.diff()
+    out = torch.tensor([0.0, 0.0, 0.0, -1.0]).repeat(len(counts), 1)
+    some = counts > 0
+    if not bool(some.any()):
+        return out
+    rows, x = offsets[:-1][some].numpy(), points.numpy()
+    centers = torch.from_numpy((np.minimum.reduceat(x, rows) + np.maximum.reduceat(x, rows)) / 2)
+    distance = (points - centers.repeat_interleave(counts[some], 0)).norm(dim=-1) + radius * 2**0.5
+    out[some] = torch.cat([centers, torch.from_numpy(np.maximum.reduceat(distance.numpy(), rows))[:, None]], 1)
+    return out
