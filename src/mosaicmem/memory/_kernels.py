@@ -330,8 +330,10 @@ def _tap(planes, r, c, dx, dy, b, z, tau, total, inverse):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def read_back(planes, P, Q, stride, near, tau, tau_surface, w_min, steps, hit, hit_depth, uv, source_z, refined, good):
-    """Find, for every target cell the group lands in, the source position that shows what the cell sees.
+def read_back(
+    planes, P, Q, stride, near, tau, tau_surface, w_min, steps, first, last, hit, hit_depth, uv, source_z, refined, good
+):
+    """Find, for every cell of rows `first` to `last` that the group lands in, where its source shows what it sees.
 
     From the z-buffered depth the ray of the target cell is followed to the group's own surface by fixed-point steps
     `D <- depth of the source surface under B(q, D), seen from the target`, until it is met or after `steps`;
@@ -342,11 +344,11 @@ def read_back(planes, P, Q, stride, near, tau, tau_surface, w_min, steps, hit, h
     point along their own tangent planes before they are compared or averaged. Where `good` is not set, the rest is not
     written.
     """
-    h, w = hit.shape
+    w = hit.shape[1]
     h_src, w_src = planes.shape[1] - 2, planes.shape[2] - 2
-    good[:] = False
+    good[first:last] = False
     cols, D, per_stride = np.empty(w, np.int64), np.empty(w), 1 / stride
-    for i in range(h):
+    for i in range(first, last):
         v = (i + 0.5) * stride
         alive = 0
         for j in range(w):

@@ -15,8 +15,8 @@ from mosaicmem.memory.mosaic import Reason
 from mosaicmem.memory.store import PatchStore
 
 Array = NDArray[Any]
-WORTH_A_THREAD = 10_000
-"""Blocks of candidates, about half a millisecond of work, from which on a second thread is woken."""
+WORTH_A_THREAD = 3_000
+"""Blocks of candidates, about a quarter of a millisecond of work, from which on a second thread is woken."""
 
 
 def candidates(store: PatchStore, viewmat: Array, K: Array, grid: TokenGrid, near: float, shown: Array) -> list[int]:

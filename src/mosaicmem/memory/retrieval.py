@@ -124,7 +124,7 @@ def retrieve(
     call.leave_out(at, context)
     call.set_weights(at if now is None else now)
     h, w = grid.cells
-    work = len(cameras) * min(len(store), config.pool) * h * w
+    work = min(len(store), config.pool) * h * w  # of one view: in small ones Python's own share leaves nothing to gain
 
     def view(i: int) -> None:
         scratch = _spare.pop() if _spare else Scratch()
@@ -135,8 +135,8 @@ def retrieve(
     return call.mosaic()
 
 
-WORTH_A_THREAD = 30_000
-"""Cells to land, about half a millisecond of work, from which on a second thread is woken."""
+WORTH_A_THREAD = 15_000
+"""Cells to land or to read, a quarter of a millisecond of work, from which on a second thread is woken."""
 
 
 _spare: list[Scratch] = []  # as many as views were ever under way at once; fresh pages cost as much as the work on them
@@ -395,7 +395,11 @@ class _View:
             good=self.scratch("good", shape, np.bool_),
         )
 
-        def read(slot: int) -> None:
+        h, worth = self.grid.cells[0], self._worth(len(picks))
+        strips = 4 if worth else 1  # so that few picks keep all threads busy
+
+        def read(part: int) -> None:
+            slot, strip = divmod(part, strips)
             k = picks[slot]
             _kernels.read_back(
                 landing.surfaces[k].planes,
@@ -407,6 +411,8 @@ class _View:
                 self.config.tau_surface,
                 self.config.min_weight,
                 self.config.refine_steps,
+                strip * h // strips,
+                (strip + 1) * h // strips,
                 landing.hit[k],
                 landing.depth[k],
                 reading.uv[slot],
@@ -415,7 +421,7 @@ class _View:
                 reading.good[slot],
             )
 
-        for_each(read, len(picks), worth=self._worth(len(picks)))
+        for_each(read, len(picks) * strips, worth=worth)
         return reading
 
     def _assign(self, groups: list[int], picks: list[int], landing: _Landing) -> None:
