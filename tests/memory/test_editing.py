@@ -14,7 +14,7 @@ from tests.memory.scenes import F64, GRID, camera, keyframe, random_room_cameras
 from mosaicmem.apps.cli.export_ply import store_points
 from mosaicmem.errors import GeometryError
 from mosaicmem.geometry.se3 import make_transform, translation
-from mosaicmem.memory import PatchStore, retrieve
+from mosaicmem.memory import Keyframe, PatchStore, retrieve
 from mosaicmem.memory.editing import (
     Selection,
     as_it_was,
@@ -324,3 +324,49 @@ def test_what_is_not_edited_is_the_same_object() -> None:
         same = [kept.get(g.uid) is g for g in store]
         touched = rows_of(store)[region(store)].unique().tolist()
         assert same == [g not in touched for g in range(len(store))] and any(same) and not all(same)
+
+
+def test_as_it_was_recalls_what_the_past_recalled() -> None:
+    """Painting everything over to a second is asking for that second."""
+    old = PatchStore.empty().insert(keyframe(4.0, camera(), frame=0)).insert(keyframe(3.0, camera(), frame=5))
+    store = PatchStore.from_groups([replace(old.group(0), until=5.0), old.group(1)])
+    view = camera(at=(0.3, 0, 0))
+    for second, depth in ((2.0, 4.0), (6.0, 3.0)):
+        asked = retrieve(store, view, GRID, at=second)
+        painted = retrieve(as_it_was(store, everything, second), view, GRID)
+        assert float(asked.depth[asked.good].median()) == pytest.approx(depth), "control"
+        assert torch.equal(painted.good, asked.good)
+        assert torch.equal(painted.source_uv, asked.source_uv)
+        assert torch.equal(painted.source, asked.source)
+
+
+def test_an_edit_reads_only_what_it_moves() -> None:
+    """So that a world larger than memory can be edited."""
+
+    class Watched:
+        channels, nbytes = 3, 0
+
+        def __init__(self, inner: Keyframe) -> None:
+            self.inner, self.read_so_far = inner, set[str]()
+
+        def read(self, name: str) -> torch.Tensor:
+            self.read_so_far.add(name)
+            return getattr(self.inner, name)
+
+    watched = [Watched(g.keyframe) for g in room(5)]
+    store = PatchStore.empty()
+    for contents in watched:
+        k = contents.inner
+        stored = Keyframe.stored(contents, k.camera, k.stride, k.patch, frame=k.frame, time=k.time, origin=k.origin)
+        store = store.insert(stored)
+    for contents in watched:
+        contents.read_so_far.clear()
+    region = sphere(torch.tensor([1.0, 0.0, 0.8]), 0.6)
+    touched = rows_of(store)[region(store)].unique().tolist()
+    for edit in (erase, freeze):
+        edit(store, region)
+    assert not any(contents.read_so_far for contents in watched[1:]), "the first frame's depth is the world's scale"
+    move(store, region, torch.ones(3))
+    read = [g for g, contents in enumerate(watched) if contents.read_so_far]
+    assert read == sorted({0, *touched}) and len(read) < len(store)
+    assert all("latents" not in contents.read_so_far for contents in watched)

@@ -8,6 +8,7 @@ the `uid`, what is edited gets a new one, so that a list of changes by `uid` say
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -308,7 +309,17 @@ def _edited(store: PatchStore, selection: Select, edit: Callable[[_Part], _Part]
 
 
 def _store(parts: Iterable[_Part]) -> PatchStore:
-    return PatchStore.from_groups([part.group for part in parts])
+    """Of what was not moved, nothing is computed and no content read (but for the first frame's, the world's scale)."""
+    parts = list(parts)
+    if not parts:
+        return PatchStore.empty()
+    return PatchStore.from_columns(
+        [part.group for part in parts],
+        torch.cat([part.points for part in parts]),
+        torch.cat([part.radii for part in parts]),
+        torch.cat([part.patch_ids.long() for part in parts]),
+        [0, *itertools.accumulate(len(part.points) for part in parts)],
+    )
 
 
 def _flipped(keyframe: Keyframe, flip: Callable[[Tensor], Tensor]) -> Keyframe:
