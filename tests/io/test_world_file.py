@@ -98,6 +98,8 @@ def test_a_keyframe_that_does_not_fit_is_refused_and_leaves_no_trace(tmp_path: P
             world.insert(replace(other, latents=torch.zeros(5, 4, 8)))
         assert (world.digest(), world.counts()["keyframes"]) == before
         world.insert(other)  # gets the number that the refused one had
+        assert world._reader.held_bytes == good.nbytes + other.nbytes
+        assert torch.equal(world.store.group(1).keyframe.latents, other.latents)
         assert_same_group(world.store.group(1), PatchStore.empty().insert(good).insert(other).group(1))
     assert verify(tmp_path / "w") == []
 

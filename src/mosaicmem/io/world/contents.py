@@ -55,8 +55,8 @@ class ContentReader:
     def keep(self, key: tuple[int, bool], parts: Parts) -> None:
         """Put what was read, or just written, at the front; what was used longest ago makes room."""
         with self.lock:
+            self.held_bytes += _nbytes(parts) - _nbytes(self._kept.pop(key, {}))  # a number that is given again
             self._kept[key] = parts
-            self.held_bytes += _nbytes(parts)
             while self.held_bytes > self.cache_bytes and self._kept:
                 self.held_bytes -= _nbytes(self._kept.popitem(last=False)[1])
 

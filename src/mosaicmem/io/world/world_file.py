@@ -475,7 +475,6 @@ class WorldFile:
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                self._reader.clear()  # it may hold a row that was never committed, whose number another will get
                 self._store = None
                 take_write_lock(self._db, self.path)
                 raise
