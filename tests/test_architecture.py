@@ -51,7 +51,7 @@ AT_THE_TOP = {
     "apps": {"PIL", "rich", "tyro", "yaml"},  # the table of commands loads one command at a time
 }
 """Third-party packages that a room may import when it is loaded. All others (av, numba, transformers, ...) are imported
-inside functions. Compiled kernels live in modules named `_kernels`, which load numba and are themselves loaded inside
+inside functions. Compiled kernels live in modules named `_kernels` or `_..._kernels`, which load numba and are themselves loaded inside
 functions."""
 
 
@@ -115,12 +115,12 @@ def too_early(found: Import) -> str | None:
     if not found.at_load:
         return None
     if package == "mosaicmem":
-        if "_kernels" in found.target.split("."):
+        if any(name.endswith("_kernels") for name in found.target.split(".")):
             return f"{found.module}:{found.line} loads compiled kernels when it is imported"
         return None
     if package in sys.stdlib_module_names or package in EVERYWHERE | AT_THE_TOP.get("".join(room), set()):
         return None
-    if package == "numba" and found.module.endswith("._kernels"):
+    if package == "numba" and found.module.endswith("_kernels"):
         return None
     return f"{found.module}:{found.line} imports {package} when it is loaded; import it inside the function"
 

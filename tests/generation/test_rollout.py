@@ -226,7 +226,7 @@ def test_a_jump_of_scale_is_believed_only_of_an_estimator_that_jumps():
     state, _ = rollout_step(first, _started(), _path([1.0]))
     for scale_source, expected in (("model", 1 / 1.25), ("median", 1 / 3)):
         models = replace(first, depth=_WallDepth(3.0, scale_source=scale_source))
-        assert rollout_step(models, state, _path([1.2]))[0].depth_scale == pytest.approx(expected)
+        assert rollout_step(models, state, _path([0.2]))[0].depth_scale == pytest.approx(expected)
 
 
 def test_observed_frames_without_depth_are_estimated_at_the_scale_of_memory():

@@ -70,14 +70,24 @@ def test_where_patches_came_from() -> None:
     assert [bool(holding(t)(over)[0]) for t in (0.0, 1.9, 2.0)] == [True, True, False]
 
 
+def by_place(store: PatchStore, chosen: torch.Tensor) -> list[torch.Tensor]:
+    """What is chosen of each group, as `[m n]`: the rows of a store have an order of their own."""
+    out = []
+    for start, stop in zip(store.offsets, store.offsets[1:], strict=False):
+        places = torch.zeros(GRID.tokens_per_latent, dtype=torch.bool)
+        places[store.patch_ids[start:stop].long()] = chosen[start:stop]
+        out.append(places.reshape(GRID.tokens))
+    return out
+
+
 def test_a_picture_marks_the_patches_of_its_own_frame() -> None:
     store = PatchStore.empty().insert(keyframe(3.0, camera(), frame=0)).insert(keyframe(4.0, camera(), frame=1))
     mask = torch.zeros(GRID.height, GRID.width, dtype=torch.bool)
     mask[:, : 5 * GRID.token_stride + GRID.stride] = True  # five columns of patches and half of the sixth
     m, n = GRID.tokens
-    chosen = pictured({1: mask})(store).reshape(2, -1)
-    assert not bool(chosen[0].any()), "the other frame has no picture"
-    assert torch.equal(chosen[1].reshape(m, n), (torch.arange(n) < 6).expand(m, n))
+    first, second = by_place(store, pictured({1: mask})(store))
+    assert not bool(first.any()), "the other frame has no picture"
+    assert torch.equal(second, (torch.arange(n) < 6).expand(m, n))
     assert int(pictured({1: mask}, share=0.6)(store).sum()) == 5 * m
     with pytest.raises(GeometryError, match="picture of frame 0"):
         pictured({0: mask[1:]})(store)
@@ -89,9 +99,9 @@ def test_an_outline_takes_what_is_seen_and_not_what_is_behind() -> None:
     store = PatchStore.empty().insert(keyframe(3.0, camera(), frame=0)).insert(keyframe(4.0, camera(), frame=1))
     mask = torch.zeros(GRID.height, GRID.width, dtype=torch.bool)
     mask[:, : GRID.width // 2] = True
-    chosen = outlined(mask, torch.full(mask.shape, 3.0), camera())(store).reshape(2, *GRID.tokens)
-    assert torch.equal(chosen[0], (torch.arange(GRID.tokens[1]) < GRID.tokens[1] // 2).expand(GRID.tokens))
-    assert not bool(chosen[1].any())
+    front, behind = by_place(store, outlined(mask, torch.full(mask.shape, 3.0), camera())(store))
+    assert torch.equal(front, (torch.arange(GRID.tokens[1]) < GRID.tokens[1] // 2).expand(GRID.tokens))
+    assert not bool(behind.any())
     with pytest.raises(GeometryError, match="outline"):
         outlined(mask[1:], torch.zeros(mask.shape)[1:], camera())
 

@@ -70,7 +70,7 @@ def depth_of(
 
     relative = estimate.info.scale_source == "median"
     trusted = mosaic.good
-    if observed is not None and not relative:
+    if observed is not None and len(observed) and not relative:
         trusted = trusted & observed[mosaic.source.clamp(min=0)]
     found = aligned(cells_to_pixels(torch.where(trusted, mosaic.depth, 0), mosaic.grid), relative)
     scale = previous if found.source == "carried" else found.scale

@@ -140,7 +140,7 @@ def part(argv: list[str]) -> tuple[str, Any, list[str]]:
 
         module = SimpleNamespace(Args=arguments, run=run, EXAMPLE=example, __doc__=f"{text}\n\n{_SHARED}")
         return f"edit {verb}", module, _joined(argv[:at] + argv[at + 1 :])
-    if len(argv) > 1 and not argv[1].startswith("-"):
+    if len(argv) > 1 and not argv[0].startswith("-") and not argv[1].startswith("-"):
         near = difflib.get_close_matches(argv[1], VERBS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"verbs are {', '.join(VERBS)}"
         raise ConfigError(f"edit {argv[1]!r}: no such verb; {hint}")

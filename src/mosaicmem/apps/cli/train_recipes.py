@@ -68,6 +68,7 @@ class WorldModel(TransformerConfig):
     in_channels: int = 24
     out_channels: int = 24
     prediction: Literal["velocity", "x0"] = "x0"
+    # of these latents; `train world` takes what its own need, or 0 if this is
     memory_subframes: int = subframe_width(24, TokenGrid(128, 128, 8, 2, STEP))
     memory_in_place: bool = True
 

@@ -6,7 +6,7 @@ on from there: checkpoint.safetensors, log.jsonl, curves.png, run.json. Ctrl-C s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from mosaicmem.apps.cli.train_fit import FitArgs, loop_of, run_fit, seeded
 from mosaicmem.errors import InputError
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.checkpoint import load_vae
+from mosaicmem.models.conditioning import subframe_width
 from mosaicmem.training.cache import HELD_FOLDER, STEP
 from mosaicmem.training.encode import VAE_FILE, encoded_clips, read_gain
 from mosaicmem.training.latent_clip import read_latents
@@ -71,7 +72,9 @@ def run(args: Args, session: Session) -> Result:
         grid = TokenGrid(first.cameras.width, first.cameras.height, stride, args.model.patch_size[1], STEP)
         torch.manual_seed(args.seed)
         vae = load_vae(args.latents / VAE_FILE)
-        task = WorldTask(paths, held, args.model, grid, settings, words=args.words, vae=vae)
+        subframes = subframe_width(args.model.in_channels, grid) if args.model.memory_subframes else 0
+        model = replace(args.model, memory_subframes=subframes)
+        task = WorldTask(paths, held, model, grid, settings, words=args.words, vae=vae)
         task.module.gain.copy_(read_gain(args.latents))
         return task
 
