@@ -51,7 +51,7 @@ AT_THE_TOP = {
     "apps": {"PIL", "rich", "tyro", "yaml"},  # the table of commands loads one command at a time
 }
 """Third-party packages that a room may import when it is loaded. All others (av, numba, transformers, ...) are imported
-inside functions. Compiled kernels live in modules named `_kernels` or `_..._kernels`, which load numba and are themselves
+inside functions. Compiled kernels live in modules whose names end in `_kernels`, which load numba and are themselves
 loaded inside functions."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,13 +17,14 @@ from mosaicmem.memory.pool import PatchPoints
 from mosaicmem.memory.reference import pool_reference, retrieve_reference
 
 
-def random_store(n: int, seed: int, *, holes: float = 0.1, times: bool = False) -> PatchStore:
-    """A room seen `n` times, with invalid cells, masked patches and one scaled and moved group."""
+def random_store(n: int, seed: int, *, holes: float = 0.1, times: bool = False, guessed: bool = False) -> PatchStore:
+    """A room seen `n` times, with invalid cells, masked patches and one scaled and moved group; every third guessed."""
     g = torch.Generator().manual_seed(seed)
     groups = []
     for i, cam in enumerate(random_room_cameras(n, seed)):
         depth = room_depth(cam).float()
         frame = keyframe(depth, cam, frame=i, valid=torch.rand(depth.shape, generator=g) > holes)
+        frame = replace(frame, origin="generated") if guessed and i % 3 == 0 else frame
         mask = torch.rand(*frame.tokens, generator=g) > 0.1 if i % 2 else None
         A = cam.c2w[0]
         if i == 1:
@@ -38,7 +41,7 @@ def random_store(n: int, seed: int, *, holes: float = 0.1, times: bool = False) 
 @settings(max_examples=15)
 @given(st.integers(1, 5), st.integers(0, 100_000), st.sampled_from([0, 2]), st.sampled_from([None, 2.0]))
 def test_the_compiled_path_gives_the_reference_answer(n: int, seed: int, steps: int, half_life: float | None) -> None:
-    store = random_store(n, seed)
+    store = random_store(n, seed, guessed=True)
     view = random_room_cameras(1, seed + 1)
     config = RetrievalConfig(max_sources=3, refine_steps=steps, half_life=half_life)
     fast, slow = retrieve(store, view, GRID, config), retrieve_reference(store, view, GRID, config)

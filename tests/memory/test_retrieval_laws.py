@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -211,6 +212,17 @@ def test_half_life_ranks_but_never_removes_the_only_witness() -> None:
     assert float(alone.coverage[0]) == 1
 
 
+def test_a_guess_gives_way_to_a_look_and_is_shown_where_there_was_none() -> None:
+    """The same wall, guessed from where the view stands and seen from a little aside."""
+    guess = replace(keyframe(4.0, camera()), origin="generated")
+    seen = keyframe(4.0, camera(at=(0.4, 0, 0)), frame=1)
+    shown = retrieve(store_of(guess, seen), camera(), GRID)
+    blind = retrieve(store_of(guess, seen), camera(), GRID, RetrievalConfig(generated=1.0))
+    assert float((shown.source == 1).double().mean()) > 0.8 > 0.5 > float((blind.source == 1).double().mean())
+    assert bool((shown.source[~(shown.source == 1)] == 0).all()), "the guess fills in where the look does not reach"
+    assert float(shown.coverage[0]) == float(retrieve(store_of(guess), camera(), GRID).coverage[0]) == 1
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -227,6 +239,7 @@ def test_half_life_ranks_but_never_removes_the_only_witness() -> None:
         ("refine_steps", 0),
         ("view_angle", 1000.0),
         ("half_life", 0.5),
+        ("generated", 1.0),
         ("prefer", "newer"),
     ],
 )
@@ -234,6 +247,8 @@ def test_every_setting_matters(field: str, value: object) -> None:
     store, _ = room(24, seed=4)
     for i, cam in enumerate(random_room_cameras(24, 4)):  # the same room seen twice, so that ties exist
         store = store.insert(keyframe(room_depth(cam), cam, frame=24 + i))
+    guessed = [replace(g, keyframe=replace(g.keyframe, origin="generated")) for g in store]
+    store = PatchStore.from_groups([b if a.keyframe.frame % 2 else a for a, b in zip(store, guessed, strict=True)])
     views = random_room_cameras(6, 70)
     config = RetrievalConfig(max_sources=8, pool=20)
     a, b = (

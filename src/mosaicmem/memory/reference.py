@@ -219,7 +219,11 @@ def retrieve_reference(
     uv, depth = torch.zeros(h, w, 2, dtype=torch.float64), torch.zeros(h, w, dtype=torch.float64)
     covered = torch.zeros(m, n, dtype=torch.bool)
     ages = [max(0.0, now - g.keyframe.time) for g in store]
-    all_weights = [1.0 if config.half_life is None else 0.5 ** (age / config.half_life) for age in ages]
+    origins = [config.generated if g.keyframe.origin == "generated" else 1.0 for g in store]
+    all_weights = [
+        origin * (1.0 if config.half_life is None else 0.5 ** (age / config.half_life))
+        for age, origin in zip(ages, origins, strict=True)
+    ]
     ranks = sorted(range(len(store)), key=lambda g: store.group(g).age_key, reverse=config.prefer == "newer")
     pool = [g for g in range(len(store)) if holds(store.group(g), at) and in_frustum(store.spheres[g], view, near)]
     if len(pool) > config.pool:

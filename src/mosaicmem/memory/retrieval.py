@@ -47,6 +47,8 @@ class RetrievalConfig:
         refine_steps: Fixed-point steps from the z-buffered depth to the surface along the view's ray.
         view_angle: Degrees between two viewing directions of a surface at which the second is half as good a witness.
         half_life: Seconds after which a group counts half in the ranking, or None. Never removes a group.
+        generated: What a generated group counts in the ranking where an observed one counts 1: a guess about a place
+            gives way to a look at it. Never removes a group.
         prefer: Whom exact ties favour: the `older` memory (guards against drift) or the `newer`.
     """
 
@@ -63,6 +65,7 @@ class RetrievalConfig:
     refine_steps: int = 3
     view_angle: float = 10.0
     half_life: float | None = None
+    generated: float = 0.25
     prefer: Literal["older", "newer"] = "older"
 
     def __post_init__(self) -> None:
@@ -80,6 +83,7 @@ class RetrievalConfig:
             (self.refine_steps < 0, f"refine_steps = {self.refine_steps}: expected at least 0"),
             (self.view_angle <= 0, f"view_angle = {self.view_angle}: expected more than 0 degrees"),
             (self.half_life is not None and self.half_life <= 0, f"half_life = {self.half_life}: above 0, or none"),
+            (not 0 < self.generated <= 1, f"generated = {self.generated}: expected above 0, up to 1"),
         )
 
 
@@ -152,7 +156,7 @@ class _Call:
         self.surfaces: dict[int, Surface] = {}
         self.shown = np.ones(len(store), np.bool_)
         self.weights = np.ones(len(store))
-        frames, uids = store.numbers.numpy().T
+        frames, uids, _ = store.numbers.numpy().T
         order = np.lexsort((uids, frames, store.times.numpy()[:, 0]))
         self.ranks = np.empty(len(store), np.int64)
         self.ranks[order[::-1] if config.prefer == "newer" else order] = np.arange(len(store))
@@ -178,12 +182,13 @@ class _Call:
             self.shown &= ~out
 
     def set_weights(self, now: float | None) -> None:
-        """Age by `half_life`; however old, better than nothing."""
+        """Origin, and age by `half_life`; however old, better than nothing."""
+        self.weights = np.where(self.store.numbers.numpy()[:, 2] == 1, self.config.generated, 1.0)
         if self.config.half_life is None or not len(self.store):
             return
         times = self.store.times.numpy()[:, 0]
         age = np.maximum(0.0, (times.max() if now is None else now) - times)
-        self.weights = np.maximum(0.5 ** (age / self.config.half_life), 1e-9)
+        self.weights = np.maximum(self.weights * 0.5 ** (age / self.config.half_life), 1e-9)
 
     def order(self, groups: list[int]) -> Array:
         """Positions in `groups` from whom ties favour most to least."""

@@ -39,7 +39,7 @@ class _Arena:
             "spheres": torch.empty(16, 4),
             "block_offsets": torch.zeros(16, dtype=torch.int64),
             "times": torch.empty(16, 2, dtype=torch.float64),
-            "numbers": torch.empty(16, 2, dtype=torch.int64),
+            "numbers": torch.empty(16, 3, dtype=torch.int64),
         }
 
     def extend(self, groups: Sequence[Group], points: Tensor, radius: Tensor, index: Tensor, offsets: Tensor) -> None:
@@ -59,7 +59,8 @@ class _Arena:
         self._put("block_offsets", g + 1, b + torch.searchsorted(starts, offsets[1:]))
         times = [(group.keyframe.time, math.inf if group.until is None else group.until) for group in groups]
         self._put("times", g, torch.tensor(times, dtype=torch.float64))
-        self._put("numbers", g, torch.tensor([(group.keyframe.frame, group.uid) for group in groups]))
+        numbers = [(group.keyframe.frame, group.uid, group.keyframe.origin == "generated") for group in groups]
+        self._put("numbers", g, torch.tensor(numbers, dtype=torch.int64))
         if not g:
             self.scale = groups[0].keyframe.median_depth or 1.0
         self.groups.extend(groups)
@@ -228,8 +229,8 @@ class PatchStore:
         return self._arena.columns["times"][: self.num_groups]
 
     @property
-    def numbers(self) -> Int[Tensor, "g 2"]:
-        """Frame and uid of each group."""
+    def numbers(self) -> Int[Tensor, "g 3"]:
+        """Frame and uid of each group, and 1 if it was generated."""
         return self._arena.columns["numbers"][: self.num_groups]
 
     @property
