@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.models.cases import SIZE, Inputs, random_inputs, random_transformer
+from tests.models.cases import CONFIG, SIZE, Inputs, random_inputs, random_transformer
 from tests.ops.cases import LAYOUTS, error, rigid
 from torch import Tensor
 
@@ -217,3 +217,42 @@ def test_memory_carries_the_cameras_of_its_latent():
     assert error(run(network, x.with_memory(row=3 - x.memory.row)), answer) > 1e-3
     twice = replace(x, viewmats=x.viewmats[:, [0, 1, 1]], Ks=x.Ks[:, [0, 1, 1]])
     assert error(run(network, twice.with_memory(row=3 - x.memory.row)), run(network, twice)) < 1e-6
+
+
+def placed(seed: int = 0) -> Inputs:
+    """Memory of which tokens 0, 1 and 4 lie exactly on target tokens, and the others anywhere."""
+    x = random_inputs(seed)
+    exact = torch.tensor([True, True, False, False, True] + 5 * [False]).expand(2, -1)
+    positions = x.memory.positions.clone()
+    positions[:, [0, 1, 4], 1:] = torch.tensor([[1.0, 4.0], [3.0, 0.0], [2.0, 5.0]])
+    return x.with_memory(positions=positions, warped_latent=exact)
+
+
+def test_memory_is_added_to_the_video_token_at_its_place_and_nowhere_else():
+    network = random_transformer(config=replace(CONFIG, memory_in_place=True))
+    x, (m, n), dim = placed(), (4, 6), CONFIG.dim
+    assert network.place_embedding is not None and x.memory.warped_latent is not None
+    expected = torch.zeros(2, 3 * m * n, dim)
+    for b in range(2):
+        for i in x.memory.warped_latent[b].nonzero().flatten().tolist():
+            _, row, column = x.memory.positions[b, i].tolist()
+            place = (int(x.memory.row[b, i]) * m + int(row)) * n + int(column)
+            expected[b, place] += network.place_embedding(x.memory.features[b, i])
+    video = torch.randn(2, 3 * m * n, dim, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(network._in_place(video, x.memory, (m, n)) - video, expected, atol=1e-6)
+    assert int((expected != 0).any(-1).sum()) == 6, "three places in each entry"
+
+
+def test_memory_in_place_starts_at_nothing_and_then_matters():
+    network = random_transformer(config=replace(CONFIG, memory_in_place=True))
+    x = placed()
+    assert network.place_embedding is not None
+    learned = run(network, x)
+    assert not torch.equal(learned, run(network, x.with_memory(warped_latent=None))), "none lie at a place"
+    for parameter in network.place_embedding.parameters():
+        parameter.zero_()
+    stock = random_transformer()
+    stock.load_state_dict({k: v for k, v in network.state_dict().items() if "place_embedding" not in k})
+    assert torch.equal(run(network, x), run(stock, x))
+    fresh = VideoTransformer(replace(CONFIG, memory_in_place=True)).place_embedding
+    assert fresh is not None and not any(bool(p.any()) for p in fresh.parameters())

@@ -133,8 +133,7 @@ def rollout_step(
     with clock("depth"):
         # a generator that needs neither memory nor a pushed frame needs no depth
         estimator = models.depth if models.generator.use_memory or not models.generator.invents else None
-        observed = torch.tensor([group.keyframe.origin == "observed" for group in memory], dtype=torch.bool)
-        depth = depth_of(estimator, frames[index], mosaic, state.depth_scale, observed)
+        depth = depth_of(estimator, frames[index], mosaic, state.depth_scale, memory.observed)
     store, written = write_keyframes(
         models, state, frames[index], mosaic.cameras, numbers, depth, mosaic, config.keyframes, clock
     )

@@ -183,7 +183,7 @@ class _Call:
 
     def set_weights(self, now: float | None) -> None:
         """Origin, and age by `half_life`; however old, better than nothing."""
-        self.weights = np.where(self.store.numbers.numpy()[:, 2] == 1, self.config.generated, 1.0)
+        self.weights = np.where(self.store.observed.numpy(), 1.0, self.config.generated)
         if self.config.half_life is None or not len(self.store):
             return
         times = self.store.times.numpy()[:, 0]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mosaicmem._shapes import Float, Int, Tensor
+from mosaicmem._shapes import Bool, Float, Int, Tensor
 from mosaicmem.errors import GeometryError
 from mosaicmem.memory.patches import Group, Keyframe, patch_points
 
@@ -232,6 +232,11 @@ class PatchStore:
     def numbers(self) -> Int[Tensor, "g 3"]:
         """Frame and uid of each group, and 1 if it was generated."""
         return self._arena.columns["numbers"][: self.num_groups]
+
+    @property
+    def observed(self) -> Bool[Tensor, " g"]:
+        """Which groups show an observed frame, and not a generated one."""
+        return self.numbers[:, 2] == 0
 
     @property
     def index_bytes(self) -> int:

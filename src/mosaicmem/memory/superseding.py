@@ -101,13 +101,12 @@ def imagined_in_free_space(
         middle = points.double().mean(0)
         reach = ((points.double() - middle).norm(dim=-1) + 2**0.5 * radii.double()).max()
         sphere = torch.cat([middle, reach[None]])
-        for witness in store:
+        for g in (store.observed & store.times[:, 1].isinf()).nonzero().flatten().tolist():
+            witness = store.group(g)
             seen = witness.keyframe
-            if seen.origin != "observed" or witness.until is not None:
-                continue
-            near = config.near * seen.median_depth
             still = torch.allclose(witness.world_from_cam, seen.camera.c2w[0].double(), atol=1e-6)
-            if still and _may_be_seen(sphere, seen, near):
+            if still and _may_be_seen(sphere, seen, 0.0):  # before anything of it is read
+                near = config.near * seen.median_depth
                 found |= _seen_through(group, seen, _free_depth(seen, config.margin), near, config)
     return found.repeat_interleave(keyframe.patch, 0).repeat_interleave(keyframe.patch, 1)
 

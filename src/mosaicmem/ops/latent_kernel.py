@@ -79,11 +79,8 @@ def read_between(
     _, c, h, w = latents.shape
     steps = kernel.shape[0] - 1
     flat, at = source.flatten(), cells.detach().reshape(-1, 2)
-    corner = at.floor()
-    # the last cell's centre is read from the pair before it
-    corner = torch.minimum(corner, corner.new_tensor([w - 2, h - 2])).where(
-        (at <= at.new_tensor([w - 1, h - 1])), corner
-    )
+    last = at.new_tensor([w - 1, h - 1])
+    corner = torch.where(at == last, last - 1, at.floor())  # the last cell's centre is read from the pair before it
     column, row = corner.nan_to_num(-2, -2, -2).long().unbind(-1)
     inside = (flat >= 0) & (column >= 0) & (column < w - 1) & (row >= 0) & (row < h - 1)
     index = (flat.clamp(min=0) * h + row.clamp(0, h - 2)) * w + column.clamp(0, w - 2)
