@@ -15,6 +15,8 @@ from mosaicmem.apps.cli.train import PARTS
 from mosaicmem.models.checkpoint import load_depth, load_vae, load_world
 from mosaicmem.training.cache import HELD_FOLDER, ClipCache, write_clip
 from mosaicmem.training.loop import Progress, TrainConfig
+from mosaicmem.worlds.builder import make_scene
+from mosaicmem.worlds.episodes import events_of, make_episode
 
 VAE = "--task.crop 16 --task.batch 2 --model.channels 4 --model.image-widths 8 8 --model.group-widths 8 8"
 DEPTH = "--model.widths 8 8 24 --model.attention 1 --task.batch 2"
@@ -176,14 +178,35 @@ def test_episodes_are_rendered_where_asked(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         train_data, "render_held_out", lambda folder, count, **o: asked.append((folder, count, o)) or []
     )
-    words = "train data --seeds 3:5 --held-out 2 --processes 2 --posed.size 32 --frames 17"
-    for event in ("", "ball"):
+    words = "train data --seeds 3:5 --held-out 2 --processes 2 --posed.size 32"
+    for event, frames in (("", 17), ("ball", 33)):
         asked.clear()
         more = ("--event", event) if event else ()
-        assert run(words, *more, "--out", tmp_path / "c")[0] == 0
+        code, _, err = run(words, *more, "--frames", frames, "--out", tmp_path / "c")
         (ahead, held) = asked
         assert held == (tmp_path / "c", 2, {"size": 32})
-        assert ahead == (tmp_path / "c", range(3, 5), {"size": 32, "processes": 2, "frames": 17, "event": event})
+        assert ahead == (tmp_path / "c", range(3, 5), {"size": 32, "processes": 2, "frames": frames, "event": event})
+        assert code == (2 if event else 0)
+        assert not event or "in none of the 2 episodes of --seeds 3:5" in err, "nothing was rendered: it says so"
+
+
+def test_an_event_that_cannot_happen_is_refused_before_anything_is_looked_through(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_data, "render_ahead", None)  # would fail
+    for words, said in (("--frames 17 --event ball", "33 or more"), ("--event bal", "expected one of ball")):
+        code, _, err = run(f"train data {words}", "--out", tmp_path / "c")
+        assert (code, said in err) == (2, True), err
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_ball_changes_in_no_shorter_episode():
+    def balls(frames):
+        episodes = [make_episode(seed, size=32, frames=frames, with_event=True) for seed in range(6)]
+        return [e.event.text for e in episodes if e.event is not None and "ball" in e.event.text]
+
+    assert not balls(train_data.BALL_FRAMES - 16)
+    assert balls(train_data.BALL_FRAMES)
+    words = {word for seed in range(6) for text in events_of(make_scene(seed)) for word in text.split()}
+    assert words == train_data.WORDS
 
 
 def test_other_ranks_are_silent(run, data, tmp_path, monkeypatch):

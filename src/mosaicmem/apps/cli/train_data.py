@@ -20,8 +20,14 @@ from mosaicmem.depth.estimator import DepthEstimator
 from mosaicmem.errors import ConfigError
 from mosaicmem.training.cache import HELD_FOLDER, ClipCache, default_cache, render_ahead, render_held_out, write_clip
 from mosaicmem.training.posed_video import PosedVideoConfig, entries, read_posed_video
+from mosaicmem.worlds.episodes import BALL_COLOURS, LIGHT_COLOURS
 
 EXAMPLE = "mosaicmem train data --seeds 0:2000 --processes 2"
+
+BALL_FRAMES = 33
+"""Frames of the shortest episode in which a ball can change: it is seen for a while before and after."""
+WORDS = {"the", "ball", "light", "goes", "out", "turns", *BALL_COLOURS, *LIGHT_COLOURS}
+"""Of which events are made."""
 
 
 @dataclass(kw_only=True)
@@ -55,13 +61,34 @@ def run(args: Args, session: Session) -> Result:
             raise ConfigError("train data --videos needs --out PATH: the folder of clips")
         return _report(_convert(args, args.videos, args.out, session), args.out, session)
     first, end = _range(args.seeds)
+    _check_event(args)
     folder = args.out or default_cache(size)
     with session.console.progress("rendering", end - first + args.held_out) as tick, session.stage("render"):
         done = 0
         for _ in _both(args, folder, range(first, end), size):
             done += 1
             tick()
+    if args.event and not any(ClipCache(folder).path(str(seed)).is_file() for seed in range(first, end)):
+        raise ConfigError(
+            f"--event {args.event}: it happens in none of the {end - first} episodes of --seeds {args.seeds}; nothing "
+            "was rendered. Give more seeds"
+        )
     return _report(done, folder, session)
+
+
+def _check_event(args: Args) -> None:
+    """Refuse an event that cannot happen before many episodes are looked through for it.
+
+    Raises:
+        ConfigError: if no episode has the word, or none of so few frames.
+    """
+    if args.event and args.event not in WORDS:
+        raise ConfigError(f"--event {args.event!r}: no event has this word; expected one of {', '.join(sorted(WORDS))}")
+    if args.event == "ball" and args.frames is not None and args.frames < BALL_FRAMES:
+        raise ConfigError(
+            f"--frames {args.frames} --event ball: too short for a ball to change, which is seen for a while "
+            f"before and after; nothing would be rendered. Give {BALL_FRAMES} or more, or leave --frames out"
+        )
 
 
 def _both(args: Args, folder: Path, seeds: range, size: int) -> Iterator[int]:
