@@ -37,14 +37,16 @@ MAY_IMPORT = {
     "evaluation": EARLY | {"ops", "memory", "depth", "worlds", "models", "generation"},
     "training": EARLY | {"ops", "memory", "depth", "worlds", "diffusion", "models", "generation", "evaluation", "io"},
     "io": EARLY | {"memory", "generation.events"},
+    "live": EARLY | {"memory", "models", "generation", "io"},
     "apps": EARLY
-    | {"ops", "memory", "depth", "worlds", "diffusion", "models", "generation", "evaluation", "training", "io"},
+    | {"ops", "memory", "depth", "worlds", "diffusion", "models", "generation", "evaluation", "training", "io", "live"},
 }
 """What each room may import besides itself; the longest matching name decides."""
 
 EVERYWHERE = {"torch", "numpy", "jaxtyping"}
 AT_THE_TOP = {
     "io": {"PIL", "safetensors", "yaml"},
+    "live": {"PIL"},
     "models": {"safetensors"},
     "training": {"safetensors", "rich", "PIL"},
     "worlds": {"PIL"},
