@@ -145,6 +145,16 @@ def write_image(path: Path, image: NDArray[np.uint8], *, overwrite: bool = False
         Image.fromarray(image).save(temporary)
 
 
+def write_depth_png(
+    path: Path, depth: NDArray[np.floating], units_per_metre: float = 1000.0, *, overwrite: bool = False
+) -> None:
+    """Write z-depth `[H W]` in world units as a 16-bit PNG, atomically; unknown, and what is too far to hold, is 0."""
+    steps = np.rint(np.nan_to_num(depth.astype(np.float64), posinf=0, neginf=0) * units_per_metre)
+    steps = np.where((steps > 0) & (steps < 65535), steps, 0).astype(np.uint16)
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        Image.fromarray(steps).save(temporary)
+
+
 def parse_frames(text: str, count: int) -> list[int]:
     """Frame indices from `"3"`, `"1,4,9"` or a Python slice such as `"0:150:5"`; every index must exist.
 

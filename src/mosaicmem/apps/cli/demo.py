@@ -25,8 +25,7 @@ from mosaicmem.apps.cli.backends import open_models, sized, vae_home
 from mosaicmem.apps.cli.config import DemoConfig, GenerationConfig, Sampling
 from mosaicmem.apps.cli.console import Result, table
 from mosaicmem.apps.cli.demo_worlds import Walk, film_world, render_room
-from mosaicmem.apps.cli.export_ply import store_points
-from mosaicmem.apps.cli.memory_folder import describe_memory, save_memory
+from mosaicmem.apps.cli.memory_folder import Decoded, describe_memory, save_memory
 from mosaicmem.apps.cli.options import Common
 from mosaicmem.apps.cli.pictures import BLUE, ORANGE, Chart, Panel, Picture, Series, block, charts, moments, row, sheet
 from mosaicmem.apps.cli.session import Session
@@ -38,8 +37,8 @@ from mosaicmem.generation.backend import ROOMS, SYNTHETIC, Models
 from mosaicmem.generation.rollout import rollout
 from mosaicmem.generation.state import RolloutState, observe, start
 from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.io.exports import ExportOptions, export_ply
 from mosaicmem.io.files import write_image, write_json
-from mosaicmem.io.ply import write_ply
 from mosaicmem.io.trajectories import Trajectory, write_trajectory
 from mosaicmem.io.video import write_video
 from mosaicmem.memory.lifting import LiftingConfig
@@ -239,12 +238,13 @@ def _write(folder: Path, report: dict[str, Any], outcome: Outcome, session: Sess
     final = outcome.ways[True].state
     title = f"{label} The walk from above"
     write_image(folder / "map.png", memory_map(final.store, outcome.vae, walk.path, "m", title))
-    write_ply(folder / "scene.ply", *store_points(final.store, outcome.vae, 0.05))
+    cloud = ExportOptions(voxel_size=0.05, metric=True)
+    export_ply(final.store, outcome.vae.decode_image, folder / "scene.ply", cloud)
     write_trajectory(Trajectory.from_cameras(walk.path, fps=video.fps, metric=True), folder / "trajectory.json")
     (folder / "memory").mkdir()
     vae = outcome.vae.name
     meta = describe_memory(final.store, final.grid, walk.path.Ks[0], vae, vae_path, walk.source, True)
-    save_memory(folder / "memory", final.store, meta)
+    save_memory(folder / "memory", final.store, meta, thumbnails=Decoded(final.store, outcome.vae))
     write_json(folder / "report.json", report)
 
 

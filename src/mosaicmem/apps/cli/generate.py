@@ -25,7 +25,7 @@ from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 
 from mosaicmem.apps.cli.config import GenerationConfig, Sampling
 from mosaicmem.apps.cli.console import Result, table
-from mosaicmem.apps.cli.memory_folder import describe_memory, save_memory
+from mosaicmem.apps.cli.memory_folder import Decoded, describe_memory, save_memory
 from mosaicmem.apps.cli.pictures import Chart, Panel, Series, charts, moments, sheet
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.starts import Beginning, StartArgs, begin
@@ -186,4 +186,5 @@ def _write(
         beginning.source,
         beginning.metric,
     )
-    save_memory(out / "memory", state.store, meta, model=beginning.models.label, seed=state.seed)
+    pictures = Decoded(state.store, beginning.models.vae)
+    save_memory(out / "memory", state.store, meta, model=beginning.models.label, seed=state.seed, thumbnails=pictures)

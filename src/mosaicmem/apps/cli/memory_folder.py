@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.apps.cli.backends import open_vae
 from mosaicmem.apps.cli.session import Session
+from mosaicmem.apps.cli.views import to_u8
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.generation.backend import ROOMS
-from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.io.exports.shots import camera_now
 from mosaicmem.io.files import finite
 from mosaicmem.io.safetensors_memory import read_safetensors_memory
 from mosaicmem.io.store_file import load_store, save_store
@@ -77,6 +76,23 @@ def save_memory(
 ) -> None:
     """Write store and description into an existing folder; `model` and `seed` say what generated its keyframes."""
     save_store(store, folder / STORE_FILE, as_json(meta), model=model, seed=seed, thumbnails=thumbnails)
+
+
+class Decoded(Mapping[Keyframe, Picture]):
+    """The pictures of a memory's keyframes as its autoencoder sees them, each decoded when it is asked for."""
+
+    def __init__(self, store: PatchStore, vae: VAE) -> None:
+        self._keyframes = list(dict.fromkeys(group.keyframe for group in store))
+        self._vae = vae
+
+    def __getitem__(self, keyframe: Keyframe) -> Picture:
+        return to_u8(self._vae.decode_image(keyframe.latents[None].float())[0])
+
+    def __iter__(self) -> Iterator[Keyframe]:
+        return iter(self._keyframes)
+
+    def __len__(self) -> int:
+        return len(self._keyframes)
 
 
 def as_json(meta: MemoryMeta) -> dict[str, Any]:
@@ -207,13 +223,7 @@ def remembered_cameras(store: PatchStore) -> Cameras | None:
     """The cameras that the groups were seen from, where they lie now; None for an empty memory."""
     if not len(store):
         return None
-    return Cameras.cat([replace(g.keyframe.camera, viewmats=_rigid_view(g.world_from_cam)[None]) for g in store])
-
-
-def _rigid_view(world_from_cam: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:
-    """View matrix of a placed group; a similarity's scale does not turn the camera."""
-    scale = torch.linalg.det(world_from_cam[:3, :3]) ** (1 / 3)
-    return se3.invert_rigid(se3.make_transform(world_from_cam[:3, :3] / scale, world_from_cam[:3, 3]))
+    return Cameras.cat([camera_now(group)[0] for group in store])
 
 
 def _count(path: Path, raw: dict[str, Any], name: str) -> int:

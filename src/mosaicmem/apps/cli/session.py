@@ -21,7 +21,8 @@ from mosaicmem.io.files import write_json
 class Session:
     """One run of one command.
 
-    `backend` is `real` where a pretrained model takes part and `synthetic` where none does; `note` says what runs.
+    `backend` is `real` where a pretrained model takes part, `synthetic` where none does, and empty where nothing is
+    shown or made; `note` says what runs.
     """
 
     command: str
@@ -37,7 +38,11 @@ class Session:
     @property
     def label(self) -> str:
         """`[synthetic] remember: ...`, the first line of every result."""
-        return f"[{self.backend}] {self.command}: {self.note}"
+        return f"{self._badge}{self.command}: {self.note}"
+
+    @property
+    def _badge(self) -> str:
+        return f"[{self.backend}] " if self.backend else ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -67,7 +72,7 @@ class Session:
                 argv=self.argv,
                 config=to_dict(self.config),
                 seed=self.config.seed,
-                backend=f"[{self.backend}] {self.note}",
+                backend=f"{self._badge}{self.note}",
                 timings=self.timings,
             )
             write_run(staging, record)

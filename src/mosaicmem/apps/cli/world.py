@@ -10,6 +10,7 @@
   redo      do again what was undone
   branch    list the branches, or begin a new one
   checkout  go to another branch
+  export    write it as a point cloud, COLMAP model, nerfstudio scene or rerun recording
 
 Each has its own --help. FILE is a world.mosaic or the memory folder that holds one.
 """
@@ -25,18 +26,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 from tyro.conf import Positional, arg
 
 from mosaicmem.apps.cli.console import Result, table
 from mosaicmem.apps.cli.memory_folder import checked_meta, store_file
 from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.pictures import moments
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.io.files import refuse_existing, write_image
+from mosaicmem.io.video import contact_sheet
 from mosaicmem.io.world import Operation, WorldFile, compact, repair, verify
 
 EXAMPLE = "mosaicmem world log room"
 
-Part = Literal["info", "verify", "repair", "merge", "compact", "log", "undo", "redo", "branch", "checkout"]
+Part = Literal["info", "verify", "repair", "merge", "compact", "log", "undo", "redo", "branch", "checkout", "export"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -67,6 +72,14 @@ class FileArgs(Common):
         if not found.is_file():
             raise InputError(f"{self.file}: no world file; expected one, or a folder with {found.name} in it")
         return found
+
+
+@dataclass(kw_only=True)
+class InfoArgs(FileArgs):
+    """Arguments of `world info`."""
+
+    thumbnails: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
+    """Write the small pictures of its frames as one sheet."""
 
 
 @dataclass(kw_only=True)
@@ -117,9 +130,11 @@ def part(argv: list[str]) -> tuple[str, Any, list[str]]:
     Raises:
         ConfigError: if the first word is none; the message says which are.
     """
+    if argv and argv[0] in _ELSEWHERE:
+        return f"world {argv[0]}", importlib.import_module(_ELSEWHERE[argv[0]]), argv[1:]
     if argv and argv[0] in PARTS:
         arguments, task, example = _PARTS[argv[0]]
-        module = SimpleNamespace(Args=arguments, run=task, EXAMPLE=f"mosaicmem world {example}")
+        module = SimpleNamespace(Args=arguments, run=_without_back_end(task), EXAMPLE=f"mosaicmem world {example}")
         module.__doc__ = _ABOUT[argv[0]]
         return f"world {argv[0]}", module, argv[1:]
     if argv and not argv[0].startswith("-"):
@@ -134,9 +149,22 @@ def run(args: Args, session: Session) -> Result:
     raise ConfigError(f"the part comes first: mosaicmem world {args.part} FILE [OPTIONS]")
 
 
-def _info(args: FileArgs, session: Session) -> Result:
+def _without_back_end(task: Callable[[Any, Session], Result]) -> Callable[[Any, Session], Result]:
+    """A task that looks after a file: nothing is shown or made, so there is no back-end to name."""
+
+    def run(args: FileArgs, session: Session) -> Result:
+        session.backend, session.note = "", str(args.file)
+        return task(args, session)
+
+    return run
+
+
+def _info(args: InfoArgs, session: Session) -> Result:
+    if args.thumbnails is not None:
+        refuse_existing(args.thumbnails, args.overwrite)
     with session.stage("open"), WorldFile.open(args.world) as world:
         store, head = world.store, world.head
+        shown = 0 if args.thumbnails is None else _thumbnails(world, args.thumbnails, args.overwrite)
         times = [group.keyframe.time for group in store]
         data: dict[str, Any] = {
             **world.counts(),
@@ -155,7 +183,28 @@ def _info(args: FileArgs, session: Session) -> Result:
     made = {name: data["meta"].get(name) for name in ("width", "height", "vae", "source") if name in data["meta"]}
     rows = {**{key: value for key, value in data.items() if key != "meta"}, **made}
     width = max(map(len, rows))
-    return Result(data, [f"{key.replace('_', ' ').ljust(width)}  {_say(value)}" for key, value in rows.items()])
+    text = [f"{key.replace('_', ' ').ljust(width)}  {_say(value)}" for key, value in rows.items()]
+    if args.thumbnails is not None:
+        data = {**data, "sheet": str(args.thumbnails), "sheet_pictures": shown}
+        text.append(f"pictures of {shown} frames: {args.thumbnails}")
+    return Result(data, text)
+
+
+def _thumbnails(world: WorldFile, path: Path, overwrite: bool, most: int = 100) -> int:
+    """Write the pictures of frames that are part of the world, at most so many, evenly chosen; how many they are."""
+    frames = list({id(group.keyframe): group for group in world.store}.values())  # once, however cut up by edits
+    chosen = [frames[i] for i in moments(len(frames), most)]
+    found = [(group.keyframe.frame, world.thumbnail(group.uid)) for group in chosen]
+    pictures = [(frame, picture) for frame, picture in found if picture is not None]
+    if not pictures:
+        raise InputError(f"{world.path}: none of its {len(frames)} frames has a small picture")
+    height, width = (max(picture.shape[axis] for _, picture in pictures) for axis in (0, 1))
+    sheet = contact_sheet(
+        [np.pad(p, ((0, height - p.shape[0]), (0, width - p.shape[1]), (0, 0))) for _, p in pictures],
+        [f"frame {frame}" for frame, _ in pictures],
+    )
+    write_image(path, sheet, overwrite=overwrite)
+    return len(pictures)
 
 
 def _verify(args: FileArgs, session: Session) -> Result:
@@ -276,8 +325,11 @@ _ABOUT = {
     "checkout": "Make another branch the state that every command sees.",
 }
 
+_ELSEWHERE = {"export": "mosaicmem.apps.cli.world_export"}
+"""Parts that are modules of their own."""
+
 _PARTS: dict[str, tuple[type[FileArgs], Callable[[Any, Session], Result], str]] = {
-    "info": (FileArgs, _info, "info room"),
+    "info": (InfoArgs, _info, "info room --thumbnails frames.png"),
     "verify": (FileArgs, _verify, "verify room"),
     "repair": (FileArgs, _repair, "repair room --out repaired.mosaic"),
     "merge": (MergeArgs, _merge, "merge room room_again"),

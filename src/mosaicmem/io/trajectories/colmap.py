@@ -1,14 +1,15 @@
-"""COLMAP sparse models, text and binary: cameras and images. Points are not needed for a trajectory."""
+"""COLMAP sparse models, text and binary: cameras and images. Points are written where there are some, never needed."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mosaicmem._shapes import Float, UInt8
 from mosaicmem.errors import InputError
 from mosaicmem.io import files
 from mosaicmem.io.trajectories import atoms
@@ -19,6 +20,11 @@ from mosaicmem.io.trajectories.trajectory import Trajectory
 MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE")
 _PARAMS = (3, 4, 4, 5, 8, 8)
 BINARY_MAX = 2**30  # images.bin carries every 2D point
+_TRACK = np.dtype(
+    [("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("length", "<u8"), ("image", "<u4"),
+     ("index", "<u4")]
+)  # fmt: skip
+"""A point of `points3D.bin` that one image sees."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,32 @@ class _Image:
     t: tuple[float, ...]
     camera: int
     name: str
+
+
+@dataclass(frozen=True)
+class SparsePoints:
+    """`n` points, each seen by the one image that it comes from, with error 0.
+
+    Attributes:
+        xyz: World positions.
+        rgb: Colours.
+        uv: Where the image shows them, pixels.
+        starts: `[images + 1]`: what image `i` sees are rows `starts[i]` to `starts[i + 1]`.
+    """
+
+    xyz: Float[np.ndarray, "n 3"]
+    rgb: UInt8[np.ndarray, "n 3"]
+    uv: Float[np.ndarray, "n 2"]
+    starts: Sequence[int]
+
+    @staticmethod
+    def none(images: int) -> SparsePoints:
+        """No points at all."""
+        return SparsePoints(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros((0, 2)), [0] * (images + 1))
+
+    def rows(self, image: int) -> slice:
+        """Rows that an image sees."""
+        return slice(self.starts[image], self.starts[image + 1])
 
 
 def find_model(path: Path, suffix: str) -> Path:
@@ -82,34 +114,61 @@ def read_binary(path: Path, options: Options) -> Raw:
     return _raw(folder, cameras, list(_binary_images(folder / "images.bin")))
 
 
-def write_text(trajectory: Trajectory, path: Path, overwrite: bool) -> None:
-    """The three text files; no 2D points, no 3D points."""
+def write_text(trajectory: Trajectory, path: Path, overwrite: bool, points: SparsePoints | None = None) -> None:
+    """The three text files."""
     cameras, of_image = _cameras_of(trajectory)
+    names, points = _safe_names(trajectory), points or SparsePoints.none(len(trajectory))
     files.refuse_existing(path, overwrite)
-    out = [
-        f"{i} {MODELS[model]} {w} {h} {line(np.array(params))}\n" for i, (model, w, h, params) in enumerate(cameras, 1)
-    ]
-    files.write_text(path / "cameras.txt", "".join(out), overwrite=overwrite)
-    out = []
-    for i, (pose, name) in enumerate(zip(_poses(trajectory), _safe_names(trajectory), strict=True)):
-        out.append(f"{i + 1} {line(pose)} {of_image[i]} {name}\n\n")
-    files.write_text(path / "images.txt", "".join(out), overwrite=overwrite)
-    files.write_text(path / "points3D.txt", "", overwrite=overwrite)
+    rows = (f"{i} {MODELS[model]} {w} {h} {line(np.array(p))}\n" for i, (model, w, h, p) in enumerate(cameras, 1))
+    _write(path / "cameras.txt", (row.encode() for row in rows), overwrite)
+
+    def images() -> Iterator[bytes]:
+        for i, (pose, name) in enumerate(zip(_poses(trajectory), names, strict=True)):
+            seen = points.rows(i)
+            sight = " ".join(f"{u!r} {v!r} {k}" for k, (u, v) in enumerate(points.uv[seen].tolist(), seen.start + 1))
+            yield f"{i + 1} {line(pose)} {of_image[i]} {name}\n{sight}\n".encode()
+
+    def tracks() -> Iterator[bytes]:
+        for i in range(len(trajectory)):
+            seen = points.rows(i)
+            table = zip(points.xyz[seen].tolist(), points.rgb[seen].tolist(), strict=True)
+            for k, ((x, y, z), (r, g, b)) in enumerate(table):
+                yield f"{seen.start + k + 1} {x!r} {y!r} {z!r} {r} {g} {b} 0 {i + 1} {k}\n".encode()
+
+    _write(path / "images.txt", images(), overwrite)
+    _write(path / "points3D.txt", tracks(), overwrite)
 
 
-def write_binary(trajectory: Trajectory, path: Path, overwrite: bool) -> None:
+def write_binary(trajectory: Trajectory, path: Path, overwrite: bool, points: SparsePoints | None = None) -> None:
     """The three binary files; `rigs.bin` and `frames.bin` are left out."""
     cameras, of_image = _cameras_of(trajectory)
+    names, points = _safe_names(trajectory), points or SparsePoints.none(len(trajectory))
     files.refuse_existing(path, overwrite)
     parts = [struct.pack("<Q", len(cameras))]
     for i, (model, w, h, params) in enumerate(cameras, 1):
         parts.append(struct.pack(f"<IiQQ{len(params)}d", i, model, w, h, *params))
-    _write_bytes(path / "cameras.bin", b"".join(parts), overwrite)
-    parts = [struct.pack("<Q", len(trajectory))]
-    for i, (pose, name) in enumerate(zip(_poses(trajectory), _safe_names(trajectory), strict=True)):
-        parts.append(struct.pack("<I7dI", i + 1, *pose, of_image[i]) + name.encode() + b"\0" + struct.pack("<Q", 0))
-    _write_bytes(path / "images.bin", b"".join(parts), overwrite)
-    _write_bytes(path / "points3D.bin", struct.pack("<Q", 0), overwrite)
+    _write(path / "cameras.bin", parts, overwrite)
+
+    def images() -> Iterator[bytes]:
+        yield struct.pack("<Q", len(trajectory))
+        for i, (pose, name) in enumerate(zip(_poses(trajectory), names, strict=True)):
+            seen = points.rows(i)
+            sight = np.zeros(seen.stop - seen.start, [("uv", "<f8", 2), ("point", "<i8")])
+            sight["uv"], sight["point"] = points.uv[seen], np.arange(seen.start, seen.stop) + 1
+            head = struct.pack("<I7dI", i + 1, *pose, of_image[i]) + name.encode() + b"\0"
+            yield head + struct.pack("<Q", len(sight)) + sight.tobytes()
+
+    def tracks() -> Iterator[bytes]:
+        yield struct.pack("<Q", len(points.xyz))
+        for i in range(len(trajectory)):
+            seen = points.rows(i)
+            table = np.zeros(seen.stop - seen.start, _TRACK)
+            table["id"], table["length"], table["image"] = np.arange(seen.start, seen.stop) + 1, 1, i + 1
+            table["xyz"], table["rgb"], table["index"] = points.xyz[seen], points.rgb[seen], np.arange(len(table))
+            yield table.tobytes()
+
+    _write(path / "images.bin", images(), overwrite)
+    _write(path / "points3D.bin", tracks(), overwrite)
 
 
 def _raw(folder: Path, cameras: dict[int, _Camera], images: list[_Image]) -> Raw:
@@ -243,9 +302,9 @@ def _integers(words: list[str], what: str) -> list[int]:
         raise InputError(f"{what}: found {words}, expected whole numbers") from None
 
 
-def _write_bytes(path: Path, data: bytes, overwrite: bool) -> None:
-    with files.atomic_path(path, overwrite=overwrite) as temporary:
-        temporary.write_bytes(data)
+def _write(path: Path, parts: Iterable[bytes], overwrite: bool) -> None:
+    with files.atomic_path(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
+        file.writelines(parts)
 
 
 FORMATS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,19 @@ def read_nerfstudio(path: Path, options: Options) -> Raw:
     )
 
 
-def write_nerfstudio(trajectory: Trajectory, path: Path, overwrite: bool) -> None:
-    """World turned so that y down becomes z up, as nerfstudio's own tools do; `applied_transform` says so."""
+def write_nerfstudio(
+    trajectory: Trajectory,
+    path: Path,
+    overwrite: bool,
+    more: Mapping[str, Any] | None = None,
+    beside: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """World turned so that y down becomes z up, as nerfstudio's own tools do; `applied_transform` says so.
+
+    Args:
+        more: Further keys of the file, such as `ply_file_path`.
+        beside: Further keys of each frame, such as `depth_file_path`.
+    """
     width, height = need_size(trajectory, "nerfstudio")
     rows = atoms.K_rows(need_pixels(trajectory, "nerfstudio"))
     M = atoms.opengl_c2w(APPLIED @ trajectory.c2w.numpy())
@@ -76,10 +88,12 @@ def write_nerfstudio(trajectory: Trajectory, path: Path, overwrite: bool) -> Non
         "h": height,
         **(fields[0] if shared else {}),
         "applied_transform": APPLIED[:3].tolist(),
+        **(more or {}),
     }
+    names = names_of(trajectory, "images/{:05d}.png")
     frames = [
-        {"file_path": name, **({} if shared else intrinsics), "transform_matrix": m}
-        for name, intrinsics, m in zip(names_of(trajectory, "images/{:05d}.png"), fields, M.tolist(), strict=True)
+        {"file_path": name, **(beside[i] if beside else {}), **({} if shared else fields[i]), "transform_matrix": m}
+        for i, (name, m) in enumerate(zip(names, M.tolist(), strict=True))
     ]
     _write_frames(path, head, "frames", frames, overwrite)
 

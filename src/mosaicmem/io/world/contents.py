@@ -52,6 +52,12 @@ class ContentReader:
                 self._kept.move_to_end(key)
             return parts[name]
 
+    def thumbnail(self, keyframe: int) -> tuple[int, bytes, bytes] | None:
+        """Number, picture and checksum of a keyframe's thumbnail, unchecked, if it has one."""
+        with self.lock, sql_errors(self.path):
+            query = "SELECT keyframe, picture, digest FROM thumbnails WHERE keyframe = ?"
+            return self.db.execute(query, (keyframe,)).fetchone()
+
     def keep(self, key: tuple[int, bool], parts: Parts) -> None:
         """Put what was read, or just written, at the front; what was used longest ago makes room."""
         with self.lock:

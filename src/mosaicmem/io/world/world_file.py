@@ -415,17 +415,22 @@ class WorldFile:
     def _add_keyframe(
         self, keyframe: Keyframe, model: str | None, seed: int | None, thumbnail: Picture | None
     ) -> tuple[int, Keyframe]:
-        """Write a keyframe; its row, and itself as a keyframe of this file. What was just written is warm."""
-        other = stored_contents(keyframe)
+        """Write a keyframe; its row, and itself as a keyframe of this file. What was just written is warm.
+
+        One of another file keeps what made it, and its thumbnail.
+        """
+        other, picture = stored_contents(keyframe), None if thumbnail is None else _encode_picture(thumbnail)
         if other is not None:
             model, seed = other.row.model, other.row.seed
+            if picture is None and (held := other.reader.thumbnail(other.row.id)) is not None:
+                _decode_picture(held)  # refuses what is damaged
+                picture = held[1]
         row_id = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM keyframes").fetchone()[0]
         row, contents = encode_keyframe(keyframe, row_id, model, seed)
         marks = ", ".join("?" * len(row))
         self._db.execute(f"INSERT INTO keyframes VALUES ({marks})", row)  # noqa: S608
         self._db.execute("INSERT INTO contents VALUES (?, ?, ?, ?, ?)", contents)
-        if thumbnail is not None:
-            picture = _encode_picture(thumbnail)
+        if picture is not None:
             self._db.execute("INSERT INTO thumbnails VALUES (?, ?, ?)", (row_id, picture, row_digest(row_id, picture)))
         decoded, blobs = decode_keyframe(row), contents[1:]
         valid, depth, confidence, latents = (value for value in blobs if isinstance(value, bytes))
