@@ -33,6 +33,7 @@ def world(memory: Path, tmp_path: Path) -> Path:
         ("a", ("--format", "colmap", "--ascii"), "colmap"),
         ("a", ("--format", "nerfstudio"), "nerfstudio"),
         ("a/transforms.json", (), "nerfstudio"),
+        ("a", ("--format", "vipe"), "vipe"),
     ],
 )
 def test_a_world_goes_out_in_every_format(run, memory, path, tmp_path, target, more, format) -> None:
@@ -42,7 +43,7 @@ def test_a_world_goes_out_in_every_format(run, memory, path, tmp_path, target, m
     store, _ = load_memory(memory)
     found = ran.json
     assert (found["format"], found["backend"]) == (format, "synthetic")
-    assert found["points"] == sum(int(group.valid.sum()) for group in store)
+    assert found["points"] == (0 if format == "vipe" else sum(int(group.valid.sum()) for group in store))
     if format == "ply":
         assert len(read_ply(out)) == found["points"]
     else:
@@ -86,6 +87,17 @@ def test_an_edited_world_is_exported_edited(run, world, tmp_path) -> None:
     assert ran.json["points"] == before - moved.sum()
     assert run("world", "undo", world, "--steps", "2").code == 0
     assert run("world", "export", world, tmp_path / "d.ply", "--json").json["points"] == before
+
+
+def test_latents_that_nobody_can_decode_are_exported_as_points_without_colour(run, world, tmp_path) -> None:
+    with WorldFile.open(world / "world.mosaic", write=True) as opened:
+        opened.describe({**opened.meta, "vae": "crate-16x8"})
+    ran = run("world", "export", world, tmp_path / "a.ply")
+    assert ran.code == 0 and "points without colour" in ran.out
+    cloud = read_ply(tmp_path / "a.ply")
+    assert cloud.colors is None and len(cloud) > 100 and "confidence" in cloud.properties
+    ran = run("world", "export", world, tmp_path / "b", "--format", "colmap")
+    assert ran.code == 3 and "crate-16x8" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from tests.helpers import random_cameras
 
 from mosaicmem.errors import ConfigError, InputError, MissingExtraError, OutputExistsError
 from mosaicmem.geometry.token_grid import TokenGrid
-from mosaicmem.io.exports import ExportOptions, export_colmap, export_nerfstudio, export_ply, export_rrd
+from mosaicmem.io.exports import ExportOptions, export_colmap, export_nerfstudio, export_ply, export_rrd, export_vipe
 from mosaicmem.io.exports.cloud import Cloud, cloud_of
 from mosaicmem.io.exports.nerfstudio import depth_step
 from mosaicmem.io.exports.shots import held, shots
+from mosaicmem.io.exports.vipe import depth_exr
 from mosaicmem.io.files import read_depth_png, write_depth_png
 from mosaicmem.io.trajectories import read_trajectory
+from mosaicmem.io.video import read_video
 from mosaicmem.memory import editing
 from mosaicmem.memory.editing import rotation_about, scaling_about
 from mosaicmem.memory.lifting import LiftingConfig, lift
@@ -282,6 +285,9 @@ def test_a_colmap_model_holds_the_cameras_and_every_point_is_seen_where_it_says(
         mask = tmp_path / "masks" / f"{name}.png"
         assert mask.exists() == (shot.group.mask is not None)
         assert not mask.exists() or (np.array(Image.open(mask)) == 255 * shot.shown).all()
+        depth = (tmp_path / "stereo" / "depth_maps" / f"{name}.geometric.bin").read_bytes()
+        assert depth.startswith(b"16&8&1&"), "width, height, channels"
+        assert np.frombuffer(depth, "<f4", offset=7).reshape(8, 16) == pytest.approx(shot.depth, rel=1e-6)
     read = read_trajectory(tmp_path)
     for i, shot in enumerate(taken):
         assert (read.viewmats[i] - shot.camera.viewmats[0]).abs().max() < 1e-6
@@ -367,6 +373,59 @@ def test_a_small_world_is_written_in_finer_steps(tmp_path: Path) -> None:
     for i, shot in enumerate(shots(held(store), VAE.decode_image)):
         depth = np.array(Image.open(tmp_path / "depth" / f"{i:05d}.png")) * step
         assert np.abs(depth - shot.depth).max() < 0.51e-6 and depth.max() > 0.01
+
+
+# ---------------------------------------------------------------- ViPE
+
+
+def parse_exr(data: bytes) -> np.ndarray:
+    """The picture of an uncompressed OpenEXR file with one channel of half floats, by the letter of its layout."""
+    assert struct.unpack_from("<II", data) == (20000630, 2)
+    at, found = 8, {}
+    while data[at]:
+        end = data.index(b"\0", at)
+        name, at = data[at:end].decode(), data.index(b"\0", end + 1) + 1
+        (size,) = struct.unpack_from("<I", data, at)
+        found[name], at = data[at + 4 : at + 4 + size], at + 4 + size
+    needed = {"channels", "compression", "dataWindow", "displayWindow", "lineOrder", "pixelAspectRatio"}
+    assert needed | {"screenWindowCenter", "screenWindowWidth"} == set(found), "all that the format requires"
+    assert found["compression"] == b"\0" and found["channels"].startswith(b"Z\0\1\0\0\0")
+    left, top, right, bottom = struct.unpack("<4i", found["dataWindow"])
+    width, height = right - left + 1, bottom - top + 1
+    out = np.zeros((height, width), np.float16)
+    offset = 0
+    for y, offset in enumerate(struct.unpack_from(f"<{height}Q", data, at + 1)):
+        assert struct.unpack_from("<iI", data, offset) == (y, 2 * width)
+        out[y] = np.frombuffer(data, "<f2", width, offset + 8)
+    assert offset + 8 + 2 * width == len(data)
+    return out
+
+
+@EDITED
+def test_a_vipe_folder_is_a_clip_with_depth(tmp_path: Path, edit) -> None:
+    store = edit(world())
+    done = export_vipe(store, VAE.decode_image, tmp_path, ALL)
+    taken = list(shots(held(store), VAE.decode_image))
+    frames, _ = read_video(tmp_path / "rgb" / "video.mp4")
+    assert done.pictures == len(frames) == len(taken)
+    pose, lens = (np.load(tmp_path / name / "video.npz") for name in ("pose", "intrinsics"))
+    assert (pose["inds"] == np.arange(len(taken))).all() and (lens["inds"] == pose["inds"]).all()
+    with zipfile.ZipFile(tmp_path / "depth" / "video.zip") as archive:
+        assert archive.namelist() == [f"{i:05d}.exr" for i in range(len(taken))]
+        for i, shot in enumerate(taken):
+            assert pose["data"][i] == pytest.approx(shot.camera.c2w[0].numpy(), abs=1e-6)
+            K = shot.camera.Ks[0]
+            assert lens["data"][i].tolist() == [float(K[j, k]) for j, k in ((0, 0), (1, 1), (0, 2), (1, 2))]
+            depth = parse_exr(archive.read(f"{i:05d}.exr"))
+            assert depth == pytest.approx(shot.depth, rel=2**-11)
+            grey = lambda x: x.astype(float).mean(-1)  # noqa: E731 - H.264 halves colour
+            assert np.abs(grey(frames[i]) - grey(shot.picture)).mean() < 40
+    read = read_trajectory(tmp_path, format="vipe")
+    assert (read.viewmats - torch.cat([shot.camera.viewmats for shot in taken])).abs().max() < 1e-6
+
+
+def test_depth_beyond_half_floats_is_unknown() -> None:
+    assert parse_exr(depth_exr(np.array([[65504.0, 65536.0, 1.0]]))).tolist() == [[65504.0, 0.0, 1.0]]
 
 
 # ---------------------------------------------------------------- rerun

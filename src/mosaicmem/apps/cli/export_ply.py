@@ -50,7 +50,7 @@ def run(args: Args, session: Session) -> Result:
     refuse_existing(args.out, args.overwrite)
     store, meta = load_memory(args.memory)
     vae = vae_of(meta, args.vae, session)
-    return export("ply", args.out, store, vae, replace(options, metric=meta.metric), session)
+    return export("ply", args.out, store, vae.decode_image, replace(options, metric=meta.metric), session)
 
 
 def store_points(store: PatchStore, vae: VAE, voxel: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -10,7 +10,7 @@
   redo      do again what was undone
   branch    list the branches, or begin a new one
   checkout  go to another branch
-  export    write it as a point cloud, COLMAP model, nerfstudio scene or rerun recording
+  export    write it as a point cloud, COLMAP, nerfstudio or ViPE folder, or rerun recording
 
 Each has its own --help. FILE is a world.mosaic or the memory folder that holds one.
 """

@@ -1,8 +1,10 @@
 """Write a world in the files of other tools.
 
   ply         one coloured point cloud; --ascii for text
-  colmap      a folder: images, masks where parts are missing, sparse/0 with cameras and points; --ascii for text
+  colmap      a folder: images, masks where parts are missing, sparse/0 with cameras and points (--ascii for text),
+              stereo/depth_maps
   nerfstudio  a folder: transforms.json, images, 16-bit depth, sparse_pc.ply
+  vipe        a folder: a clip with its poses, intrinsics and depth, as ViPE leaves it
   rrd         a rerun recording: cameras, pictures, depth and points on a timeline (extra `rerun`)
 
 OUT ending in .ply, .rrd or transforms.json says which; a folder needs --format. The world is exported as it is: what
@@ -23,14 +25,14 @@ from mosaicmem.apps.cli.memory_folder import load_memory, store_file, vae_of
 from mosaicmem.apps.cli.options import Common
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
-from mosaicmem.io.exports import ExportOptions, export_colmap, export_nerfstudio, export_ply, export_rrd
+from mosaicmem.io.exports import ExportOptions, export_colmap, export_nerfstudio, export_ply, export_rrd, export_vipe
+from mosaicmem.io.exports.shots import Decode
 from mosaicmem.io.files import refuse_existing
 from mosaicmem.memory.store import PatchStore
-from mosaicmem.models.vae import VAE
 
 EXAMPLE = "mosaicmem world export room scene --format colmap"
 
-Format = Literal["ply", "colmap", "nerfstudio", "rrd"]
+Format = Literal["ply", "colmap", "nerfstudio", "vipe", "rrd"]
 
 
 @dataclass(kw_only=True)
@@ -73,23 +75,42 @@ def run(args: Args, session: Session) -> Result:
     else:
         refuse_existing(args.out, args.overwrite)
     store, meta = load_memory(args.file)
-    vae, options = vae_of(meta, args.vae, session), replace(options, metric=meta.metric)
-    return export(format, args.out, store, vae, options, session)
+    options = replace(options, metric=meta.metric)
+    try:
+        vae = vae_of(meta, args.vae, session)
+    except InputError:
+        if args.vae is not None or format != "ply":
+            raise
+        session.note = f"nobody knows the autoencoder {meta.vae}: points without colour; --vae DIR says where it is"
+        return export(format, args.out, store, None, options, session)
+    return export(format, args.out, store, vae.decode_image, options, session)
 
 
-def export(format: Format, out: Path, store: PatchStore, vae: VAE, options: ExportOptions, session: Session) -> Result:
-    """Write what a world holds: a folder appears with its `run.json`, whole or not at all."""
-    if format in _FOLDERS:
-        with session.folder(inputs=[]) as staging, session.stage("export"):
-            done = _FOLDERS[format](store, vae.decode_image, staging, options)
-    else:
+def export(
+    format: Format, out: Path, store: PatchStore, decode: Decode | None, options: ExportOptions, session: Session
+) -> Result:
+    """Write what a world holds: a folder appears with its `run.json`, whole or not at all.
+
+    Raises:
+        ConfigError: without a decoder, unless points alone are written.
+    """
+    if format == "ply":
         with session.stage("export"):
-            done = _FILES[format](store, vae.decode_image, out, options)
-        session.wrote = out
+            done = export_ply(store, decode, out, options)
+    elif decode is None:
+        raise ConfigError(f"a world is not written as {format} without its autoencoder; give --vae DIR")
+    elif format == "rrd":
+        with session.stage("export"):
+            done = export_rrd(store, decode, out, options)
+    else:
+        with session.folder() as staging, session.stage("export"):
+            done = _FOLDERS[format](store, decode, staging, options)
+    session.wrote = out
     unit = {True: "m", False: "world units", None: "world units"}[options.metric]
-    pictures = f"{done.pictures:,} pictures with their cameras, " if done.pictures else ""
+    counts = [(done.pictures, "pictures with their cameras"), (done.points, f"points ({unit})")]
     data = {"format": format, "pictures": done.pictures, "points": done.points, "voxel_size": options.voxel_size}
-    return Result({**data, "notes": list(done.notes)}, [f"{pictures}{done.points:,} points ({unit})", *done.notes])
+    said = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+    return Result({**data, "notes": list(done.notes)}, [said, *done.notes])
 
 
 def _by_name(out: Path) -> Format:
@@ -99,8 +120,7 @@ def _by_name(out: Path) -> Format:
         return "rrd"
     if out.name == "transforms.json":
         return "nerfstudio"
-    raise ConfigError(f"{out}: the name does not say which format; add --format ply, colmap, nerfstudio or rrd")
+    raise ConfigError(f"{out}: the name does not say which format; add --format ply, colmap, nerfstudio, vipe or rrd")
 
 
-_FILES = {"ply": export_ply, "rrd": export_rrd}
-_FOLDERS = {"colmap": export_colmap, "nerfstudio": export_nerfstudio}
+_FOLDERS = {"colmap": export_colmap, "nerfstudio": export_nerfstudio, "vipe": export_vipe}

@@ -131,11 +131,15 @@ def held(store: PatchStore, at: float | None = None) -> list[Group]:
     return found
 
 
-def shots(groups: Iterable[Group], decode: Decode) -> Iterator[Shot]:
-    """One picture at a time, so that a large world needs hardly more room than a small one."""
+def shots(groups: Iterable[Group], decode: Decode | None) -> Iterator[Shot]:
+    """One picture at a time, so that a large world needs hardly more room than a small one; grey without a decoder."""
     for group in groups:
         camera, scale = camera_now(group)
-        yield Shot(group, camera, decode(group.keyframe.latents[None].float())[0].float(), scale)
+        if decode is None:
+            frame = torch.zeros(3, camera.height, camera.width)
+        else:
+            frame = decode(group.keyframe.latents[None].float())[0].float()
+        yield Shot(group, camera, frame, scale)
 
 
 def camera_now(group: Group) -> tuple[Cameras, float]:
