@@ -33,7 +33,7 @@ def test_every_part_has_help_with_an_example(run, part: str) -> None:
 def test_the_part_comes_first_and_must_exist(run) -> None:
     assert "did you mean verify?" in run("world", "verfy", "x").err
     assert run("world", "--seed", "3", "log").code == 2
-    for part in PARTS:
+    for part in set(PARTS) - {"import"}:  # which reads what is no world file
         ran = run("world", part, "nowhere", *{"merge": ["b"], "checkout": ["b"]}.get(part, []), "--out", "x")
         assert (ran.code, "no world file" in ran.err) == (3, True), part
 

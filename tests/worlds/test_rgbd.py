@@ -1,5 +1,6 @@
 """RGB-D folders: each layout from a tiny fixture, hostile files, and a real recording."""
 
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -76,8 +77,18 @@ def generic(root: Path) -> Path:
     return root
 
 
-LAYOUTS = {"redwood": redwood, "tum": tum, "seven_scenes": seven_scenes, "generic": generic}
-UNITS = {"redwood": 1000, "tum": 5000, "seven_scenes": 1000, "generic": 1000}
+def replica(root: Path) -> Path:
+    for i in range(N):
+        write(root / "results" / f"frame{i:06d}.png", picture(i))
+        write(root / "results" / f"depth{i:06d}.png", depth_mm(i))
+    (root / "traj.txt").write_text("\n".join(" ".join(map(str, p.flatten())) for p in POSES))
+    camera = {"w": 8, "h": 6, "fx": 8.0, "fy": 8.0, "cx": 3.5, "cy": 2.5, "scale": 2000.0}
+    (root / "cam_params.json").write_text(json.dumps({"camera": camera}))
+    return root
+
+
+LAYOUTS = {"redwood": redwood, "tum": tum, "seven_scenes": seven_scenes, "replica": replica, "generic": generic}
+UNITS = {"redwood": 1000, "tum": 5000, "seven_scenes": 1000, "replica": 2000, "generic": 1000}
 
 
 def write(path: Path, array: np.ndarray) -> None:
@@ -106,6 +117,19 @@ def test_each_layout_is_recognised_and_read(kind, tmp_path):
 def test_published_intrinsics_are_moved_to_our_pixel_centres(tmp_path):
     folder = RGBDFolder.open(redwood(tmp_path, (W, H)))
     assert torch.equal(folder.cameras.Ks[0], torch.tensor([[525.0, 0, 320], [0, 525, 240], [0, 0, 1]]))
+
+
+def test_replica_says_its_lens_and_units_beside_the_scenes(tmp_path):
+    root = replica(tmp_path / "office0")
+    assert torch.equal(RGBDFolder.open(root).cameras.Ks[0], torch.tensor([[8.0, 0, 4], [0, 8, 3], [0, 0, 1]]))
+    (root / "cam_params.json").rename(tmp_path / "cam_params.json")
+    assert RGBDFolder.open(root).layout.depth_units == 2000
+    (tmp_path / "cam_params.json").unlink()
+    with pytest.raises(InputError, match="do not fit 8x6 images"):  # the published lens is that of 1200x680
+        RGBDFolder.open(root)
+    (root / "traj.txt").write_text("1 0 0 0\n")
+    with pytest.raises(InputError, match="3 images and 3 depth images in results/, 1 poses"):
+        RGBDFolder.open(root)
 
 
 def test_colour_is_averaged_and_depth_never(tmp_path):

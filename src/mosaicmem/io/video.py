@@ -84,7 +84,7 @@ def read_video(path: Path | str, max_frames: int = 100_000) -> tuple[Frames, flo
                 raise InputError(f"{path}: holds no video stream")
             stream = container.streams.video[0]
             fps = float(stream.average_rate or 24)
-            size = _true_size(container.metadata.get("comment", ""))
+            size = true_size(container.metadata.get("comment", ""))
             if stream.width * stream.height > MAX_PIXELS:
                 raise InputError(
                     f"{path}: frames of {stream.width}x{stream.height} px; expected at most {MAX_PIXELS:,}"
@@ -193,7 +193,7 @@ def _fit(text: str, font: Any, width: int) -> str:
     return text + "…" if text else ""
 
 
-def _true_size(comment: str) -> tuple[int, int] | None:
+def true_size(comment: str) -> tuple[int, int] | None:
     """`(width, height)` noted by `write_video`, if this file is one of ours."""
     width, _, height = comment.removeprefix(_SIZE_TAG).partition("x")
     if not comment.startswith(_SIZE_TAG) or not (width.isdecimal() and height.isdecimal()):

@@ -5,6 +5,7 @@
 | `redwood` | `image/`, `depth/`, `trajectory.log` | mm | the integer: 0.5 is added |
 | `tum` | `rgb.txt`, `depth.txt`, `groundtruth.txt` | 5000 a metre | the integer: 0.5 is added |
 | `seven_scenes` | `frame-000000.color.png`, `.depth.png`, `.pose.txt` | mm, 65535 unknown | ours: W/2, H/2 |
+| `replica` | `results/frame000000.jpg`, `depth000000.png`, `traj.txt` | 6553.5 a metre | the integer: 0.5 is added |
 | `generic` | a trajectory file, `image(s)/` or `rgb/`, `depth/` | mm, or metres in `.npy` | ours (0.5) |
 
 That half pixel is measured, not assumed, for the ICL living room: with it the photometric error between warped frames

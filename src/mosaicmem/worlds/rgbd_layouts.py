@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ _TUM = {
     "freiburg3": (535.4, 539.2, 320.1 + _HALF_PIXEL, 247.6 + _HALF_PIXEL),
 }
 _TUM_DEFAULT = (525.0, 525.0, 319.5 + _HALF_PIXEL, 239.5 + _HALF_PIXEL)
+_REPLICA = (600.0, 600.0, 599.5 + _HALF_PIXEL, 339.5 + _HALF_PIXEL)  # of 1200x680 images
+_REPLICA_UNITS = 6553.5
 _SEVEN_SCENES = (585.0, 585.0, 320.0, 240.0)  # published as the middle of the image: already ours
 
 
@@ -54,12 +57,15 @@ def recognise(root: Path) -> Layout:
         return _tum(root)
     if any(root.glob("frame-*.color.png")):
         return _seven_scenes(root)
+    if (root / "traj.txt").is_file() and (root / "results").is_dir():
+        return _replica(root)
     folder = next((root / name for name in _FOLDERS if (root / name).is_dir()), None)
     if folder is not None and (root / "depth").is_dir():
         return _folders(root, folder)
     raise InputError(
         f"{root}: no RGB-D recording found; expected image/ (or images/, rgb/) and depth/ beside a trajectory file, or "
-        "rgb.txt, depth.txt and groundtruth.txt (TUM), or frame-000000.color.png and its siblings (7-Scenes)"
+        "rgb.txt, depth.txt and groundtruth.txt (TUM), or frame-000000.color.png and its siblings (7-Scenes), or "
+        "results/ and traj.txt (Replica)"
     )
 
 
@@ -167,17 +173,68 @@ def _seven_scenes(root: Path) -> Layout:
     if not poses:
         raise InputError(f"{root}: no frame has a finite pose; expected 4x4 numbers in frame-*.pose.txt")
     c2w = torch.from_numpy(np.stack(poses))
-    # written with few digits, so the rotation is off by up to 1e-3: the nearest rotation stands for it
+    names = [f"{path.name.removesuffix('.color.png')}.pose.txt in {root}" for path in colour]
+    c2w = _rotated(c2w, names)
+    viewmats = se3.invert_rigid(c2w)
+    return Layout("seven_scenes", tuple(colour), tuple(depth), tuple(times), viewmats, 1000.0, _SEVEN_SCENES)
+
+
+def _replica(root: Path) -> Layout:
+    """Replica as NICE-SLAM rendered it: `results/frame000000.jpg`, `depth000000.png`, a 4x4 matrix a line."""
+    results = root / "results"
+    colour = _numbered(root, results, _IMAGES, "frame")
+    depth = _numbered(root, results, (".png",), "depth")
+    lines = [line for line in files.read_text(root / "traj.txt").splitlines() if line.strip()]
+    if not len(colour) == len(depth) == len(lines):
+        raise InputError(
+            f"{root}: {len(colour)} images and {len(depth)} depth images in results/, {len(lines)} poses in traj.txt; "
+            "expected one of each per frame"
+        )
+    names = [f"{root / 'traj.txt'}, pose {i}" for i in range(len(lines))]
+    c2w = torch.from_numpy(np.stack([_numbers(line, name) for line, name in zip(lines, names, strict=True)]))
+    K, units = _replica_camera(root)
+    times = tuple(i / _NOMINAL_FPS for i in range(len(colour)))
+    return Layout("replica", colour, depth, times, se3.invert_rigid(_rotated(c2w, names)), units, K)
+
+
+def _replica_camera(root: Path) -> tuple[tuple[float, float, float, float], float]:
+    """Intrinsics and depth units a metre of `cam_params.json`, beside the scene or in it; else the published ones."""
+    path = next((p for p in (root / "cam_params.json", root.resolve().parent / "cam_params.json") if p.is_file()), None)
+    if path is None:
+        return _REPLICA, _REPLICA_UNITS
+    data = files.read_json(path)
+    camera = data.get("camera") if isinstance(data, dict) else None
+    if not isinstance(camera, dict):
+        raise InputError(f"{path}: expected an object 'camera' with fx, fy, cx, cy and scale")
+    fx, fy, cx, cy, scale = (files.finite(camera.get(k), f"{path}, {k}") for k in ("fx", "fy", "cx", "cy", "scale"))
+    if scale <= 0:
+        raise InputError(f"{path}: scale {scale:g}, expected depth units a metre, more than 0")
+    return (fx, fy, cx + _HALF_PIXEL, cy + _HALF_PIXEL), scale
+
+
+def _numbers(text: str, what: str) -> np.ndarray:
+    try:
+        values = [float(word) for word in text.split()]
+    except ValueError:
+        values = []
+    if len(values) != 16 or not np.isfinite(values).all():
+        raise InputError(f"{what}: expected 16 numbers (a 4x4 camera-to-world matrix), found {len(values)}")
+    return np.array(values, dtype=np.float64).reshape(4, 4)
+
+
+def _rotated(c2w: Float[Tensor, "n 4 4"], names: Sequence[str]) -> Float[Tensor, "n 4 4"]:
+    """Camera-to-world matrices whose rotations are exactly ones.
+
+    They are written with few digits, so that a rotation is off by up to 1e-3: the nearest one stands for it.
+    """
     error = (c2w[:, :3, :3] @ c2w[:, :3, :3].mT - torch.eye(3, dtype=c2w.dtype)).abs().amax((1, 2))
     if float(error.max()) > 1e-2:
         worst = int(error.argmax())
         raise InputError(
-            f"{colour[worst].name.removesuffix('.color.png')}.pose.txt in {root}: holds no rotation (|R R^T - 1| = "
-            f"{float(error[worst]):.2g}); expected a camera-to-world matrix"
+            f"{names[worst]}: holds no rotation (|R R^T - 1| = {float(error[worst]):.2g}); expected a camera-to-world "
+            "matrix"
         )
-    c2w = se3.make_transform(se3.nearest_rotation(c2w[:, :3, :3]), c2w[:, :3, 3])
-    viewmats = se3.invert_rigid(c2w)
-    return Layout("seven_scenes", tuple(colour), tuple(depth), tuple(times), viewmats, 1000.0, _SEVEN_SCENES)
+    return se3.make_transform(se3.nearest_rotation(c2w[:, :3, :3]), c2w[:, :3, 3])
 
 
 def _matrix(path: Path) -> np.ndarray:
@@ -190,11 +247,11 @@ def _matrix(path: Path) -> np.ndarray:
     return np.array(values, dtype=np.float64).reshape(4, 4)
 
 
-def _numbered(root: Path, folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
+def _numbered(root: Path, folder: Path, suffixes: tuple[str, ...], start: str = "") -> tuple[Path, ...]:
     """Files of a folder in the order of the numbers in their names, so that 10 follows 9."""
-    found = [p for p in folder.iterdir() if p.suffix.lower() in suffixes]
+    found = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name.startswith(start)]
     if not found:
-        raise InputError(f"{folder}: holds no file ending in {', '.join(suffixes)}; expected one per frame")
+        raise InputError(f"{folder}: holds no file {start}*{', '.join(suffixes)}; expected one per frame")
     return tuple(_inside(root, str(p.relative_to(root))) for p in sorted(found, key=lambda p: _number(p.stem)))
 
 

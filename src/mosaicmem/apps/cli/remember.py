@@ -24,6 +24,7 @@ from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import MemoryMeta, describe_memory, save_memory
 from mosaicmem.apps.cli.options import Common, parse_size
 from mosaicmem.apps.cli.pictures import FAINT, Panel, Picture, moments, sheet
+from mosaicmem.apps.cli.remembering import remember_frames
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.sources import default_size, describe_intrinsics, parse_intrinsics
 from mosaicmem.apps.cli.views import to_u8
@@ -31,7 +32,7 @@ from mosaicmem.apps.cli.visualize import memory_map
 from mosaicmem.errors import InputError
 from mosaicmem.io.files import parse_frames, write_image, write_json
 from mosaicmem.io.trajectories import Trajectory, write_trajectory
-from mosaicmem.memory.lifting import LiftingConfig, lift
+from mosaicmem.memory.lifting import LiftingConfig
 from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.worlds.rgbd import RGBDFolder
@@ -74,23 +75,13 @@ def run(args: Args, session: Session) -> Result:
     cameras = recording.cameras.to(dtype=torch.float64).resized(*size)
     store, known, shown, thumbnails = PatchStore.empty(), [], [], dict[Keyframe, Picture]()
     pictured = set(moments(len(chosen), session.config.video.sheet_rows))
-    with session.console.progress("remembering", len(chosen)) as tick:
-        for count, index in enumerate(chosen):
-            with session.stage("read"):
-                rgb, depth = recording.read(index, *size)
-            known.append(float((depth > 0).float().mean()))
-            with session.stage("encode"):
-                latents = vae.encode_image(rgb[None])[0]
-            with session.stage("lift"):
-                time = float(recording.timestamps[index])
-                config = session.config.lifting
-                key = lift(latents, depth, cameras[index], grid, frame=index, time=time, config=config)
-            with session.stage("insert"):
-                store = store.insert(key)
-            thumbnails[key] = to_u8(rgb)
-            if count in pictured:
-                shown.append((f"frame {index}", [Panel("seen", to_u8(rgb)), Panel("depth", depth_picture(depth))]))
-            tick()
+    for count, frame in enumerate(remember_frames(recording, chosen, vae, grid, session)):
+        known.append(frame.depth_known)
+        with session.stage("insert"):
+            store = store.insert(frame.keyframe)
+        picture = thumbnails[frame.keyframe] = to_u8(frame.rgb)
+        if count in pictured:
+            shown.append((f"frame {frame.index}", [Panel("seen", picture), Panel("depth", depth_picture(frame.depth))]))
     if not store.num_patches:
         raise InputError(
             f"{args.source}: no pixel of the {len(chosen)} chosen frames has a depth above 0; nothing to remember"

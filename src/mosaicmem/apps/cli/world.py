@@ -10,6 +10,7 @@
   redo      do again what was undone
   branch    list the branches, or begin a new one
   checkout  go to another branch
+  import    make one of an RGB-D folder, COLMAP model, nerfstudio or ViPE folder, or the crate's memory.json
   export    write it as a point cloud, COLMAP, nerfstudio or ViPE folder, or rerun recording
 
 Each has its own --help. FILE is a world.mosaic or the memory folder that holds one.
@@ -41,7 +42,9 @@ from mosaicmem.io.world import Operation, WorldFile, compact, repair, verify
 
 EXAMPLE = "mosaicmem world log room"
 
-Part = Literal["info", "verify", "repair", "merge", "compact", "log", "undo", "redo", "branch", "checkout", "export"]
+Part = Literal[
+    "info", "verify", "repair", "merge", "compact", "log", "undo", "redo", "branch", "checkout", "import", "export"
+]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -325,7 +328,7 @@ _ABOUT = {
     "checkout": "Make another branch the state that every command sees.",
 }
 
-_ELSEWHERE = {"export": "mosaicmem.apps.cli.world_export"}
+_ELSEWHERE = {"import": "mosaicmem.apps.cli.world_import", "export": "mosaicmem.apps.cli.world_export"}
 """Parts that are modules of their own."""
 
 _PARTS: dict[str, tuple[type[FileArgs], Callable[[Any, Session], Result], str]] = {
