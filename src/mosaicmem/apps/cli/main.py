@@ -27,7 +27,7 @@ COMMANDS = {
     "recall": "memory + trajectory -> the mosaic video that memory shows, no model",
     "inspect": "what a memory or a trajectory holds; coverage; why a patch was chosen",
     "visualize": "statistics and a top-down map of path, frusta and patches",
-    "world": "look after a world file: info, verify, repair, merge, compact, log, undo, redo, branch, checkout, import, export",
+    "world": "a world file: info, verify, repair, merge, compact, log, undo, redo, branch, checkout, import, export",
     "edit": "change what a world remembers: erase, move, rotate, scale, duplicate, mirror, splice, freeze, restore",
     "splice": "join two memories or trajectories into one world",
     "export-ply": "a memory as a coloured point cloud",
