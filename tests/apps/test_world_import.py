@@ -173,6 +173,18 @@ def test_points_without_tracks_and_half_the_pictures_size(run, truth: Walk, tmp_
     assert float(((key.depth - half).abs() / half)[key.valid].median()) < 0.05
 
 
+def test_frames_without_depth_are_left_out(run, truth: Walk, tmp_path: Path) -> None:
+    root = foreign.colmap(tmp_path / "c", truth, maps=True)
+    (root / "stereo/depth_maps/walk/1.png.geometric.bin").unlink()
+    found = run("world", "import", root, tmp_path / "w.mosaic", "--vae", "pixels", "--json").json
+    assert found["keyframes"] == FRAMES - 1 and load_memory(tmp_path / "w.mosaic")[1].frames == [0, 2, 3, 4]
+    for path in (root / "stereo/depth_maps/walk").iterdir():
+        path.write_bytes(f"{SIZE[0]}&{SIZE[1]}&1&".encode() + bytes(4 * SIZE[0] * SIZE[1]))
+    ran = run("world", "import", root, tmp_path / "v.mosaic", "--vae", "pixels")
+    assert ran.code == 3 and "has a depth above 0; nothing to remember" in ran.err
+    assert not (tmp_path / "v.mosaic").exists()
+
+
 def test_masks_leave_out_what_they_say(run, truth: Walk, tmp_path: Path) -> None:
     root = foreign.nerfstudio(tmp_path / "n", truth, cloud=False)
     data = json.loads((root / "transforms.json").read_text())
@@ -251,6 +263,7 @@ def test_what_is_missing_or_ambiguous_is_said_with_what_helps(run, sources, trut
     lost = shutil.copytree(sources["colmap-bin"], tmp_path / "lost")
     (lost / "images").rename(lost / "photos")
     assert "with --images DIR" in said(lost, target)
+    assert "expected a ViPE folder" in said(lost, target, "--format", "vipe")
     assert not target.exists() and not any(p.name.startswith(".w") for p in tmp_path.iterdir())
     assert run("world", "import", lost, target, "--images", lost / "photos", "--vae", "pixels").code == 0
     assert "already exists" in said(sources["vipe"], target)

@@ -1,8 +1,8 @@
 """Posed RGB-D frames in, a memory folder out.
 
 The recording is a folder: images and depth beside a trajectory (Redwood's trajectory.log, or any format that lint
-knows), or a TUM or 7-Scenes sequence. Without --size frames are reduced until the longer side is 160 pixels: small
-memories are quick and exact. With --vae they keep their own size; --size says otherwise in both cases.
+knows), or a TUM, 7-Scenes or Replica sequence. Without --size frames are reduced until the longer side is 160 pixels:
+small memories are quick and exact. With --vae they keep their own size; --size says otherwise in both cases.
 
 Writes: world.mosaic, trajectory.json, map.png, contact_sheet.png, report.json, run.json.
 """

@@ -124,13 +124,14 @@ def run(args: Args, session: Session) -> Result:
         WorldFile.create(temporary, as_json(meta), overwrite=True) as world,
     ):
         known = _fill(world, recording, chosen, vae, grid, session, kind)
-        patches, keyframes = world.store.num_patches, len(world.store)
+        patches = world.store.num_patches
         if not patches:
             raise InputError(
                 f"{args.source}: no pixel of the {len(chosen)} chosen frames has a depth above 0; nothing to remember. "
                 "--depth says where else depth may come from"
             )
-        world.describe(as_json(replace(meta, frames=chosen)))
+        remembered = [group.keyframe.frame for group in world.store]
+        world.describe(as_json(replace(meta, frames=remembered)))
     session.wrote = target
     data = {
         "kind": kind,
@@ -138,7 +139,7 @@ def run(args: Args, session: Session) -> Result:
         "frames": chosen,
         "of_frames": len(recording),
         "size": [width, height],
-        "keyframes": keyframes,
+        "keyframes": len(remembered),
         "patches": patches,
         "depth_known": sum(known) / len(known),
         "intrinsics": describe_intrinsics(cameras),
@@ -149,11 +150,13 @@ def run(args: Args, session: Session) -> Result:
 
 def _said(data: dict[str, Any], grid: TokenGrid) -> list[str]:
     """What a person reads of it."""
+    empty = len(data["frames"]) - data["keyframes"]
     return [
         f"{len(data['frames'])} of {data['of_frames']} frames ({data['kind']}) at {grid.width}x{grid.height}: "
         f"{data['patches']:,} patches of {grid.token_stride}x{grid.token_stride} px",
         f"intrinsics: {data['intrinsics']}",
         f"depth ({data['depth']}) known at {100 * data['depth_known']:.1f} % of pixels",
+        *([f"{empty} frames without any depth are left out"] if empty else []),
         *(f"assumed: {what}" for what in data["assumed"]),
     ]
 
@@ -275,6 +278,8 @@ def _fill(
 
     for frame in remember_frames(recording, chosen, vae, grid, session):
         known.append(frame.depth_known)
+        if not bool(frame.keyframe.valid.any()):
+            continue
         batch.append(frame.keyframe)
         pictures[frame.keyframe] = to_u8(frame.rgb)
         held += frame.keyframe.nbytes

@@ -87,12 +87,12 @@ class _Frame:
 
 
 def is_crate_memory(path: Path) -> bool:
-    """Whether a file begins like such a memory: it is recognised without being read."""
+    """Whether a file begins like such a memory: a large one is recognised without being read."""
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
     with path.open("rb") as file:
         head = file.read(4096)
-    return b'"patches"' in head[:64] or b'"next_id"' in head
+    return b'"patches"' in head
 
 
 def read_crate_memory(

@@ -8,7 +8,6 @@ nowhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ class Lens:
     def picture(self, pixels: Picture, width: int, height: int) -> Picture:
         """The pinhole picture at a size: averaged over pixels when it shrinks."""
         if not self.straight:
-            u, v = self._sources
+            u, v = self._lookup(self.width, self.height)
             h, w = pixels.shape[:2]
             at = torch.stack([2 * u / self.width - 1, 2 * v / self.height - 1], -1)
             at = F.interpolate(at.permute(2, 0, 1)[None].float(), (h, w), mode="nearest").permute(0, 2, 3, 1)
@@ -69,10 +68,6 @@ class Lens:
         inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)
         found = values[rows.clamp(0, h - 1).numpy(), columns.clamp(0, w - 1).numpy()]
         return np.where(inside.numpy(), found, np.zeros((), values.dtype))
-
-    @cached_property
-    def _sources(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._lookup(self.width, self.height)
 
     def _lookup(self, width: int, height: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the lens shows the pixel centres of a pinhole picture: `u`, `v` `[H W]` in pixels of its own image."""

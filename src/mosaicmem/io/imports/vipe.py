@@ -51,6 +51,8 @@ def open_vipe(path: Path, clip: str | None = None) -> Scan:
 
 def _only_clip(path: Path) -> str:
     found = sorted(p.stem for p in path.glob("pose/*.npz"))
+    if not found:
+        raise InputError(f"{path}: no pose/*.npz in it; expected a ViPE folder with rgb, pose, intrinsics and depth")
     if len(found) != 1:
         raise InputError(f"{path}: holds clips {found[:6]}; name one of them with --clip")
     return found[0]
