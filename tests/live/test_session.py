@@ -15,7 +15,7 @@ from mosaicmem.live.commands import Jump, Move, Say, Undo
 from mosaicmem.live.recording import Recorder, Recording
 from mosaicmem.live.session import Message, Receipt, Session, Shown, Status
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 @dataclass

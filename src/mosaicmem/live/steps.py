@@ -155,3 +155,16 @@ def path_of(move: Move, start: Cameras, up: Float[Tensor, "3"], frames: int) -> 
     R = yaws @ tilts @ c2w[:3, :3]
     places = se3.make_transform(R, c2w[:3, 3] + share[:, None] * shift)
     return Cameras.from_c2w(places, start.Ks.double().expand(frames, 3, 3).clone(), start.width, start.height)
+
+
+def upright(cameras: Cameras) -> Float[Tensor, "3"]:
+    """The world's up, unit float64, guessed from cameras that were held level: their right sides lie in the ground.
+
+    Where they all look one way that does not decide, and up is what the pictures' tops agree on.
+    """
+    cameras = cameras.to(dtype=torch.float64)
+    mean = torch.nn.functional.normalize(cameras.up.mean(0), dim=0)
+    right = cameras.right
+    flat = right.T @ right / len(right) + 0.02 * (torch.eye(3, dtype=torch.float64) - torch.outer(mean, mean))
+    up = torch.linalg.eigh(flat).eigenvectors[:, 0]
+    return up if float(up @ mean) >= 0 else -up

@@ -95,7 +95,7 @@ class Walk:
         self._edit_before = self._newest_edit()
         # the frame one begins with is being looked at: the first step leads on from it
         kept = self._kept(PatchStore.empty(), self.state.store)
-        self.state = replace(self.state, store=kept, anchor_pending=False)
+        self.state = replace(self.state, store=kept, anchor_pending=False, prompt=self._prompt(self.said))
         self.poses[self.frame] = self.state.camera.c2w[0]
 
     @property
@@ -159,7 +159,8 @@ class Walk:
         """Write down in the file where this walk stands; not part of its history."""
         walk = self.world.meta.get("walk")
         kept = dict(walk) if isinstance(walk, dict) else {}
-        kept |= {"pose": self.state.camera.c2w[0].flatten().tolist(), "frame": self.frame, "said": list(self.said)}
+        kept |= {"pose": self.state.camera.c2w[0].flatten().tolist(), "frame": self.frame}
+        kept |= {"caption": self.caption, "said": list(self.said)}
         if kept != walk:
             self.world.describe({**self.world.meta, "walk": kept})
 
@@ -216,9 +217,8 @@ class Walk:
         if not self.maker.generates:
             raise ConfigError("nothing is generated here, so that nothing can happen")
         said = [*self.said, text.strip()][-MAX_SAID:] if text.strip() else []
-        script = Script(self.caption, tuple(Cue(i, words) for i, words in enumerate(said)))
         self.said = said
-        self.state = replace(self.state, prompt=script.prompt(len(said)))
+        self.state = replace(self.state, prompt=self._prompt(said))
         return self.look(f"from now on: {self.state.prompt}")
 
     # ------------------------------------------------------------------ edits
@@ -324,6 +324,9 @@ class Walk:
             self.poses[number] = pose
         while len(self.poses) > MAX_POSES:
             self.poses.pop(next(iter(self.poses)))
+
+    def _prompt(self, said: list[str]) -> str:
+        return Script(self.caption, tuple(Cue(i, words) for i, words in enumerate(said))).prompt(len(said))
 
     def _newest_edit(self) -> str | None:
         if self.world.head.head is None:

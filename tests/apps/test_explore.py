@@ -1,0 +1,137 @@
+"""`explore` begins where it is told, keeps what was walked, replays it bit for bit, and refuses contradictions."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from mosaicmem.io.world import WorldFile
+from mosaicmem.live import server
+from mosaicmem.live.commands import Command, Edit, Jump, Move, Undo, parse_choice
+from mosaicmem.live.session import Receipt, Session
+
+pytest.importorskip("starlette", reason="needs the extra: pip install 'mosaicmem[explore]'")
+pytest.importorskip("uvicorn")
+
+PATIENCE = 120.0
+SMALL = ("--model", "synthetic", "--scene", 7, "--size", "32x32", "--port", 0, "--no-browser")
+
+
+@pytest.fixture
+def walked(monkeypatch, run):
+    """`walked(commands, *argv)`: the command with somebody who does that on the page and then ends it."""
+
+    def command(commands: list[Command], *argv: object):
+        found: list[Session] = []
+        receipts: list[Receipt] = []
+
+        class Stub:
+            def __init__(self, application, bound) -> None:
+                pass
+
+            def run(self, ready) -> None:
+                done = threading.Semaphore(0)
+
+                def heard(message) -> None:
+                    if isinstance(message, Receipt):
+                        receipts.append(message)
+                        done.release()
+
+                found[0].watch(heard)
+                ready()
+                for each in commands:
+                    found[0].submit(each)
+                    assert done.acquire(timeout=PATIENCE)
+                end = time.monotonic() + PATIENCE
+                while found[0].replaying and time.monotonic() < end:
+                    time.sleep(0.01)
+
+        monkeypatch.setattr(server, "app", lambda session, *_: found.append(session))
+        monkeypatch.setattr(server, "Server", Stub)
+        ran = run("explore", *argv)
+        return ran, receipts
+
+    return command
+
+
+def test_a_walk_is_kept_recorded_replayed_and_gone_on_with(walked, run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    middle = parse_choice({"kind": "frames", "first": 0, "last": 2})
+    first = [Move(forward=0.1), Edit("erase", middle), Move(yaw=5.0), Undo(), Jump(frame=12)]
+    ran, receipts = walked(first, *SMALL, "--record", "a.jsonl")
+    assert ran.code == 0, ran.err
+    assert [r.state for r in receipts] == ["applied"] * len(first), receipts
+    assert ran.out.startswith("[synthetic] explore: ") and "walk-1.mosaic" in ran.out
+    assert "open http://127.0.0.1:" in ran.err and "?token=" in ran.err and "warning" not in ran.err
+    assert {path.name for path in tmp_path.iterdir()} == {"walk-1.mosaic", "a.jsonl"}
+    assert run("world", "verify", "walk-1.mosaic").code == 0
+    assert run("recall", "walk-1.mosaic", "--help").code == 0
+
+    again = walked([], "--replay", "a.jsonl", "--port", 0, "--no-browser", "--json")[0]
+    assert again.json["replayed"] == {"same": len(first), "different": 0}
+    assert again.json["world"] is None
+
+    with WorldFile.open("walk-1.mosaic") as world:
+        pose = world.meta["walk"]["pose"]
+        digest = world.digest()
+    onward = ("--world", "walk-1.mosaic", "--model", "synthetic", "--port", 0, "--no-browser")
+    second = [Move(yaw=10.0), Edit("move", middle, by=(0.2, 0.0, 0.0))]
+    ran, receipts = walked(second, *onward, "--record", "b.jsonl")
+    assert ran.code == 0 and [r.state for r in receipts] == ["applied"] * 2, ran.err
+    with WorldFile.open("walk-1.mosaic") as world:
+        assert world.meta["walk"]["pose"] != pose and world.digest() != digest
+    walked([Edit("erase", middle)], *onward)
+    again = walked([], "--replay", "b.jsonl", "--port", 0, "--no-browser", "--json")[0]
+    assert again.json["replayed"] == {"same": 2, "different": 0}, "the world has moved on; its past has not"
+    assert {path.name for path in tmp_path.iterdir()} == {"walk-1.mosaic", "a.jsonl", "b.jsonl"}
+
+
+def test_a_recording_becomes_a_memory_to_walk_in_without_a_model(walked, recording, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran, receipts = walked(
+        [Move(yaw=3.0)], "--recall", recording, "--frames", "::3", "--port", 0, "--no-browser", "--json"
+    )
+    assert ran.code == 0, ran.err
+    assert receipts[0].state == "applied" and "denoise" not in receipts[0].stages
+    assert ran.json["world"] is None and ran.json["patches"] > 0
+    assert list(tmp_path.glob("*.mosaic")) == []
+    walked([], "--recall", recording, "--frames", "::3", "--port", 0, "--no-browser", "--out", "kept.mosaic")
+    assert (tmp_path / "kept.mosaic").is_file()
+
+
+def test_listening_elsewhere_than_at_loopback_is_said_aloud(walked, recording) -> None:
+    ran, _ = walked([], "--recall", recording, "--frames", "0", "--port", 0, "--no-browser", "--host", "0.0.0.0")
+    assert ran.code == 0
+    assert "warning: listening at 0.0.0.0" in ran.err and "can walk in this world and edit it" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--scene", 1, "--world", "a"), "two places to begin at"),
+        (("--recall", "a", "--model", "rooms"), "leave --model out"),
+        (("--frames", "0"), "belongs to --recall"),
+        (("--world", "a", "--out", "b"), "--out is for a new world"),
+        (("--port", 70000), "--port 70000"),
+        (("--token", "short"), "16 to 128"),
+        (("--token", "x" * 20 + "/"), "letters and digits"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(run, argv, words) -> None:
+    ran = run("explore", *argv, "--no-browser")
+    assert ran.code == 2
+    assert words in ran.err
+
+
+def test_what_cannot_be_begun_in_is_named(run, tmp_path) -> None:
+    (tmp_path / "r.jsonl").write_text('{"format":"mosaicmem.walk","version":1,"start":{"kind":"moon"}}\n')
+    for argv, code, words in (
+        (("--world", tmp_path / "none.mosaic"), 3, "no such file"),
+        (("--recall", tmp_path / "none"), 3, "no such folder"),
+        (("--replay", tmp_path / "r.jsonl"), 3, "does not say how the walk began"),
+        (("--scene", 7, "--model", "synthetic", "--size", "33x32", "--out", tmp_path / "w.mosaic"), 2, "33x32"),
+    ):
+        ran = run("explore", *argv, "--no-browser", "--port", 0)
+        assert ran.code == code and words in ran.err, ran.err
