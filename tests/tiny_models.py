@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mosaicmem.models.depth_net import DepthNet, DepthNetConfig
+from mosaicmem.models.refiner import Refiner, RefinerConfig
 from mosaicmem.models.transformer import TransformerConfig
 from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
 from mosaicmem.models.world_model import WorldNetwork
@@ -18,7 +19,7 @@ CHANNELS = 4
 
 
 def write_tiny_model(folder: Path, *, channels: int = CHANNELS, spread: float = 0.15) -> Path:
-    """`vae`, `depth` and `world.safetensors` in a new folder; no weight is zero, so that everything matters."""
+    """`vae`, `depth`, `world` and `refiner.safetensors` in a new folder; no weight is zero: everything matters."""
     folder.mkdir(parents=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -30,22 +31,24 @@ def _write_all(folder: Path, channels: int, spread: float) -> None:
     vae = VideoVAE(VideoVAEConfig(CHANNELS, (8, 8), (8, 8), blocks=1))
     sizes = TransformerConfig(
         num_attention_heads=2, attention_head_dim=32, in_channels=channels, out_channels=channels, text_dim=16,
-        freq_dim=16, ffn_dim=32, num_layers=2, prediction="x0",
+        freq_dim=16, ffn_dim=32, num_layers=2, prediction="x0", reads_past=True,
     )  # fmt: skip
     depth = DepthNet(DepthNetConfig((8, 8, 24), attention=1))
     world = WorldNetwork(sizes, words=24)
+    refiner = Refiner(RefinerConfig(CHANNELS, width=8, blocks=1))
     with torch.no_grad():
-        for network in (vae, depth, world):
+        for network in (vae, depth, world, refiner):
             for p in network.parameters():
                 # pixels must not be clipped
-                p += (spread / 3 if network is vae else spread) * torch.randn(p.shape)
+                p += (spread / 3 if network in (vae, refiner) else spread) * torch.randn(p.shape)
         # a bent wall some three metres away, without sky, believed more here than there
         assert depth.head.bias is not None
         depth.head.weight *= 0.1
         depth.head.bias *= 0.1
         depth.head.bias[32:] -= 5
-    for name, network, words in (("vae", vae, None), ("depth", depth, None), ("world", world, 24)):
-        _write(folder / f"{name}.safetensors", name, network, words)
+    parts = {"vae": vae, "depth": depth, "world": world, "refiner": refiner}
+    for name, network in parts.items():
+        _write(folder / f"{name}.safetensors", name, network, 24 if name == "world" else None)
 
 
 def _write(path: Path, name: str, network: nn.Module, words: int | None) -> None:

@@ -17,6 +17,7 @@ from mosaicmem.generation.events import STAGES, RolloutEvent
 from mosaicmem.generation.keyframes import KeyframeConfig
 from mosaicmem.generation.noise import frame_noise
 from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout, rollout_step, to_u8
+from mosaicmem.generation.script import Cue, Script
 from mosaicmem.generation.state import RolloutState, enter, observe, start
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.projection import pixel_centers
@@ -24,6 +25,7 @@ from mosaicmem.memory.lifting import LiftingConfig
 from mosaicmem.memory.retrieval import retrieve
 from mosaicmem.models.conditioning import assemble, canvas, subframe_width
 from mosaicmem.models.generator import WindowRequest
+from mosaicmem.models.refiner import Refiner, RefinerConfig
 from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
 
 W, H, WALL = 32, 24, 4.0
@@ -267,9 +269,10 @@ class _Recorder:
     requests: list
     name = "recorder"
     label = "[external:recorder]"
-    use_memory = True
+    use_memory: bool = True
     invents = False
     subframes: bool = False
+    reads_past: bool = False
 
     def generate(self, request: WindowRequest) -> torch.Tensor:
         self.requests.append(request)
@@ -335,6 +338,84 @@ def test_without_memory_a_generator_that_reads_every_frame_gets_nothing():
     camera = _path([0.0])
     rollout_step(models, start(models, _paint(camera)[0], camera), _path([0.1, 0.2, 0.3, 0.4]))
     assert len(recorder.requests[0].tokens) == 0
+
+
+def test_a_generator_that_reads_the_past_gets_the_last_group_of_the_window_before():
+    recorder, plain = _Recorder([], reads_past=True), _Recorder([])
+    vae = PixelShuffleVAE(1, 4)
+    path = _path([2.0 + 0.1 * i for i in range(1, 20)])
+    for generator in (recorder, plain):
+        models = Models(vae, generator)
+        state, _ = _run(models, _started(models, x=2.0), path, window=9)
+    first, second, third = recorder.requests
+    assert first.past is None, "a single frame does not say how things move"
+    assert torch.equal(second.past.latents, first.noise[-1]), "what the recorder made of the last four frames"
+    assert torch.allclose(second.past.cameras.centers[:, 0], torch.tensor([-0.3, -0.2, -0.1, 0.0]).double() / WALL)
+    assert torch.equal(third.past.latents, second.noise[-1])
+    assert state.past is None, "of the last group three frames were asked for"
+    assert all(request.past is None for request in plain.requests)
+
+
+class _Watcher(Refiner):
+    """Keeps what it was shown, and answers with memory wherever there is some."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(RefinerConfig(channels, width=1, blocks=1))
+        self.asked: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def forward(self, made: torch.Tensor, shown: torch.Tensor, good: torch.Tensor) -> torch.Tensor:
+        self.asked.append((made, shown, good))
+        return torch.where(good[:, None], shown, made)
+
+
+def test_every_decoded_frame_is_refined_by_what_memory_shows_of_that_very_frame():
+    vae = PixelShuffleVAE(2, 4)
+    watcher = _Watcher(vae.channels)
+    models = Models(vae, _Recorder([]), refiner=watcher)
+    begun, path = _started(models), _path([0.15 * i for i in range(1, 8)])  # the last group is cut
+    _, event = rollout_step(models, begun, path)
+    ((made, shown, good),) = watcher.asked
+    frames = Cameras.cat([path, path[[6]]])
+    mosaic = retrieve(begun.store, frames, begun.grid, RolloutConfig().retrieval)
+    expected, known = canvas(begun.store, mosaic, kernel=vae.kernel)
+    assert torch.equal(shown, expected) and torch.equal(good, known) and 0.3 < float(good.double().mean()) < 1
+    assert made.shape == shown.shape
+    by_hand = vae.decode_image(torch.where(known[:, None], expected, made))[:7]
+    assert np.abs(event.frames_u8.astype(int) - to_u8(by_hand).astype(int)).max() <= 1
+    blunt = Models(vae, _Recorder([]))
+    plain = rollout_step(blunt, begun, path)[1].frames_u8
+    assert not np.array_equal(plain, event.frames_u8)
+    forgetful = replace(models, generator=_Recorder([], use_memory=False))
+    assert np.array_equal(rollout_step(forgetful, begun, path)[1].frames_u8, plain)
+    off, rope = RolloutConfig(refine=False), RolloutConfig(alignment="rope")
+    assert np.array_equal(rollout_step(models, begun, path, off)[1].frames_u8, plain)
+    assert np.array_equal(rollout_step(models, begun, path, rope)[1].frames_u8, plain), "it would read Warped Latent"
+
+
+def test_where_something_happens_guidance_leads_away_from_the_caption_alone():
+    recorder = _Recorder([])
+    models = Models(PixelShuffleVAE(1, 4), recorder)
+    script = Script("a wall.", (Cue(5, "the light goes out"),))
+    for _ in rollout(models, _started(models, x=2.0), _path([2.0 + 0.1 * i for i in range(1, 13)]), 5, script=script):
+        pass
+    words = [(request.prompt, request.avoid) for request in recorder.requests]
+    assert words[0] == ("a wall.", "") and set(words[2:]) == {("a wall. the light goes out.", "a wall.")}
+
+
+def test_the_past_of_observed_frames_is_their_newest_group():
+    models = Models(PixelShuffleVAE(1, 4), _Recorder([], reads_past=True))
+    cameras = _path([0.1 * i for i in range(8)])
+    frames = torch.stack([_paint(camera)[0] for camera in cameras])
+    begun = _started(models)
+    for count, before in ((4, 0), (5, 1), (7, 3)):
+        state = observe(models, begun, frames[1 : count + 1], cameras[1 : count + 1])
+        assert state.past is not None
+        group = models.vae.encode_video(frames[before : before + 5].transpose(0, 1)[None])[0, :, 1]
+        assert torch.equal(state.past.latents, group)
+        assert torch.equal(state.past.cameras.viewmats, cameras.viewmats[before + 1 : before + 5].double())
+    assert observe(models, begun, frames[1:4], cameras[1:4]).past is None
+    deaf = Models(models.vae, _Recorder([]))
+    assert observe(deaf, begun, frames[1:6], cameras[1:6]).past is None
 
 
 def test_noise_depends_on_seed_and_frame_alone():

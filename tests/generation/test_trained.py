@@ -167,7 +167,7 @@ def test_anchor_noise_is_no_noise_of_a_frame(models):
 class _Listener:
     """A learned generator that keeps what it was asked and answers with a picture of what it was given."""
 
-    name, label, invents, subframes = "listener", "[external:listener]", True, False
+    name, label, invents, subframes, reads_past = "listener", "[external:listener]", True, False, False
 
     def __init__(self, requests: list[WindowRequest], use_memory: bool = True) -> None:
         self.requests, self.use_memory = requests, use_memory

@@ -113,6 +113,36 @@ def test_G30_a_wall_hides_the_object_behind_it_wholly() -> None:
     assert bool((retrieve(store, camera(), GRID).source == 1).all())
 
 
+def pillar(at: float, frame: int) -> Keyframe:
+    """A wall 6 m away with a pillar 1 m wide at 3 m before it, from `at` metres aside."""
+    cam = camera(at=(at, 0, 0))
+    slope = (GRID.cell_centers(F64)[..., 0] - float(cam.Ks[0, 0, 2])) / float(cam.Ks[0, 0, 0])
+    return keyframe(torch.where((at + 3 * slope).abs() <= 0.5, 3.0, 6.0), cam, frame=frame)
+
+
+@pytest.mark.parametrize("own", [0, 2, 4])
+def test_R8_who_stood_here_is_read_whatever_others_show_in_front(own: int) -> None:
+    """Footprints of the pillar, seen from aside, reach a cell too far; whoever saw the wall from here knows better."""
+    aside = [-0.13, -0.11, 0.11, 0.13]  # by which a cell of the pillar ends just before its edge
+    places = [*aside[:own], 0.0, *aside[own:]]
+    store = store_of(*(pillar(at, frame) for frame, at in enumerate(places)))
+    mosaic = retrieve(store, camera(), GRID)
+    assert bool((mosaic.source == own).all())
+    torch.testing.assert_close(mosaic.source_uv[0], GRID.cell_centers(F64), rtol=0, atol=1e-9)
+    assert not bool((retrieve(store, camera(), GRID, RetrievalConfig(look_past=0)).source == own).all())
+
+
+def test_R8_what_an_edit_put_in_front_hides_those_who_saw_the_place_empty() -> None:
+    wall, near = keyframe(9.0, camera()), keyframe(2.0, camera(at=(0.2, 0, 0)), frame=1)
+    seen = retrieve(store_of(wall, near), camera(), GRID)
+    assert bool((seen.source == 0).all()), "it was not there when the wall was seen from here"
+    placed = near.camera.c2w[0].clone()
+    placed[2, 3] += 0.5
+    edited = PatchStore.from_groups([*store_of(wall), Group(near, placed, None, 1)])
+    shown = retrieve(edited, camera(), GRID)
+    assert bool((shown.source[0, 1:-1, 3:-1] == 1).all()), "wherever it lands"
+
+
 def test_R2_a_magnified_surface_does_not_leak_the_background() -> None:
     near, far = keyframe(4.0, camera(), frame=0), keyframe(20.0, camera(), frame=1)
     mosaic = retrieve(store_of(near, far), camera(at=(0, 0, 2)), GRID)
@@ -238,6 +268,7 @@ def test_a_guess_gives_way_to_a_look_and_is_shown_where_there_was_none() -> None
         ("min_cells", 1.0),
         ("refine_steps", 0),
         ("view_angle", 1000.0),
+        ("look_past", 0.0),
         ("half_life", 0.5),
         ("generated", 1.0),
         ("prefer", "newer"),

@@ -8,7 +8,8 @@ import torch
 from tests.ops.cases import intrinsics, rigid
 from torch import Tensor
 
-from mosaicmem.models.transformer import MemoryBatch, TransformerConfig, VideoTransformer
+from mosaicmem.models.memory_batch import MemoryBatch
+from mosaicmem.models.transformer import TransformerConfig, VideoTransformer
 from mosaicmem.ops.prope import Layout, TokenCameras, make_cameras
 
 SIZE = (96, 64)  # pixels of a window: tokens of 16 px, 4 rows of 6

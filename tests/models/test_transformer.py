@@ -17,7 +17,8 @@ from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.models import transformer as module
 from mosaicmem.models.checkpoint import load_transformer
 from mosaicmem.models.conditioning import MemoryTokens
-from mosaicmem.models.transformer import MemoryBatch, TransformerConfig, VideoTransformer
+from mosaicmem.models.memory_batch import MemoryBatch
+from mosaicmem.models.transformer import TransformerConfig, VideoTransformer
 from mosaicmem.ops.attention import KeyValues, Placement, place
 from mosaicmem.ops.prope import decode_output, encode_keys, encode_queries, encode_values
 

@@ -16,7 +16,8 @@ from mosaicmem.memory.lifting import lift
 from mosaicmem.memory.retrieval import retrieve
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import assemble
-from mosaicmem.models.transformer import MemoryBatch, VideoTransformer
+from mosaicmem.models.memory_batch import MemoryBatch
+from mosaicmem.models.transformer import VideoTransformer
 from mosaicmem.ops import prope
 from mosaicmem.ops.prope import TokenCameras, make_cameras
 
@@ -228,31 +229,53 @@ def placed(seed: int = 0) -> Inputs:
     return x.with_memory(positions=positions, warped_latent=exact)
 
 
-def test_memory_is_added_to_the_video_token_at_its_place_and_nowhere_else():
-    network = random_transformer(config=replace(CONFIG, memory_in_place=True))
-    x, (m, n), dim = placed(), (4, 6), CONFIG.dim
-    assert network.place_embedding is not None and x.memory.warped_latent is not None
-    expected = torch.zeros(2, 3 * m * n, dim)
+def test_memory_lies_at_the_video_token_it_was_warped_to_and_nowhere_else():
+    x, (m, n) = placed(), (4, 6)
+    assert x.memory.warped_latent is not None
+    expected = torch.zeros(2, 3 * m * n, x.memory.features.shape[-1])
     for b in range(2):
         for i in x.memory.warped_latent[b].nonzero().flatten().tolist():
             _, row, column = x.memory.positions[b, i].tolist()
-            place = (int(x.memory.row[b, i]) * m + int(row)) * n + int(column)
-            expected[b, place] += network.place_embedding(x.memory.features[b, i])
-    video = torch.randn(2, 3 * m * n, dim, generator=torch.Generator().manual_seed(1))
-    assert torch.allclose(network._in_place(video, x.memory, (m, n)) - video, expected, atol=1e-6)
-    assert int((expected != 0).any(-1).sum()) == 6, "three places in each entry"
+            expected[b, (int(x.memory.row[b, i]) * m + int(row)) * n + int(column)] = x.memory.features[b, i]
+    found = x.memory.in_place(3 * m * n, (m, n), torch.float32)
+    assert torch.equal(found.content, expected)
+    assert torch.equal(found.known[..., 0] == 1, (expected != 0).any(-1)) and int(found.known.sum()) == 6
 
 
 def test_memory_in_place_starts_at_nothing_and_then_matters():
     network = random_transformer(config=replace(CONFIG, memory_in_place=True))
     x = placed()
-    assert network.place_embedding is not None
     learned = run(network, x)
     assert not torch.equal(learned, run(network, x.with_memory(warped_latent=None))), "none lie at a place"
-    for parameter in network.place_embedding.parameters():
-        parameter.zero_()
+    assert network.place_embedding is not None and network.place_answer is not None
+    for part in (network.place_embedding, network.place_answer):
+        before = run(network, x)
+        for parameter in part.parameters():
+            parameter.zero_()
+        assert not torch.equal(run(network, x), before)
     stock = random_transformer()
-    stock.load_state_dict({k: v for k, v in network.state_dict().items() if "place_embedding" not in k})
+    stock.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("place_")})
     assert torch.equal(run(network, x), run(stock, x))
-    fresh = VideoTransformer(replace(CONFIG, memory_in_place=True)).place_embedding
-    assert fresh is not None and not any(bool(p.any()) for p in fresh.parameters())
+    fresh = VideoTransformer(replace(CONFIG, memory_in_place=True))
+    for part in (fresh.place_embedding, fresh.place_answer):
+        assert part is not None and not any(bool(p.any()) for p in part.parameters())
+    assert fresh.place_gate is not None and bool((fresh.place_gate.bias == 1).all())
+
+
+def test_what_memory_answers_goes_through_the_gate_of_its_cell_and_to_no_other_token():
+    """With a gate that is a constant per cell, the answer in place is that constant times a map of the content."""
+    network = random_transformer(config=replace(CONFIG, memory_in_place=True))
+    x, (m, n), p = placed(), (4, 6), CONFIG.patch_size[1]
+    assert network.place_answer is not None and network.place_gate is not None
+    network.place_gate.weight.zero_()
+    gates = torch.tensor([0.0, 1.0, -2.0, 0.5])
+    network.place_gate.bias.copy_(gates)
+    told = run(network, x)
+    network.place_gate.bias.zero_()
+    difference = told - run(network, x)  # b c l h w
+    content = x.memory.in_place(3 * m * n, (m, n), torch.float32)
+    answer = network.place_answer(content.content) * content.known  # b (l m n) (p p c)
+    answer = answer.view(2, 3, m, n, p, p, -1) * gates.view(p, p, 1)
+    expected = answer.permute(0, 6, 1, 2, 4, 3, 5).reshape(difference.shape)
+    torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-5)
+    assert 0.02 < float((expected != 0).double().mean()) < 0.1

@@ -14,7 +14,8 @@ from torch import Tensor
 from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.conditioning import MemoryTokens
-from mosaicmem.models.generator import Generator, WindowRequest
+from mosaicmem.models.generator import Generator, Past, WindowRequest
+from mosaicmem.models.memory_batch import MemoryBatch
 from mosaicmem.models.transformer import Prediction
 from mosaicmem.models.world_model import SamplingConfig, WorldModel, WorldNetwork, window_cameras
 from mosaicmem.ops.prope import make_cameras
@@ -22,10 +23,10 @@ from mosaicmem.ops.prope import make_cameras
 GRID = TokenGrid(*SIZE)
 
 
-def world(prediction: Prediction = "velocity", **sampling: Any) -> WorldModel:
+def world(prediction: Prediction = "velocity", reads_past: bool = False, **sampling: Any) -> WorldModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = WorldNetwork(replace(CONFIG, prediction=prediction), words=8)
+        network = WorldNetwork(replace(CONFIG, prediction=prediction, reads_past=reads_past), words=8)
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
     return WorldModel(network, "test", SamplingConfig(**sampling))
@@ -120,6 +121,13 @@ def test_guidance_is_a_line_through_the_answers_with_and_without_text():
     torch.testing.assert_close(beyond - plain, plain - without, rtol=1e-3, atol=1e-4)
     assert differs(beyond, plain)
     torch.testing.assert_close(without, world(steps=1).generate(replace(whole, prompt="")), rtol=1e-4, atol=1e-5)
+    # away from other words, if there are some
+    away, other = replace(whole, avoid="a room with a ball"), replace(whole, prompt="a room with a ball")
+    torch.testing.assert_close(
+        world(steps=1, guidance=0.0).generate(away), world(steps=1).generate(other), rtol=1e-4, atol=1e-5
+    )
+    assert torch.equal(world(steps=1).generate(away), plain)
+    assert differs(world(steps=1, guidance=2.0).generate(away), beyond)
     # it costs a second evaluation, and only where there is text to follow
     assert len(evaluations(world(steps=3), whole)) == 3
     assert len(evaluations(world(steps=3, guidance=2.0), whole)) == 6
@@ -152,6 +160,53 @@ def test_w2_cameras_of_a_window_are_those_of_its_raw_frames():
     expected = make_cameras(cameras.viewmats[index][None], cameras.Ks[index][None], SIZE)
     assert torch.equal(found.P[:1], expected.P) and torch.equal(found.Pinv[:1], expected.Pinv)
     assert torch.equal(found.P[1, 2, 3], expected.P[0, 0, 0])
+
+
+def test_the_past_stands_clean_before_the_anchor_and_matters_to_who_reads_it():
+    whole, gen = request(), torch.Generator().manual_seed(3)
+    past = Past(torch.randn(4, 8, 12, generator=gen), random_cameras(4, gen, width=SIZE[0], height=SIZE[1]))
+    told = replace(whole, past=past)
+    deaf, reader = world(steps=2, shift=1.0), world(steps=2, shift=1.0, reads_past=True)
+    assert not deaf.reads_past and torch.equal(deaf.generate(told), deaf.generate(whole))
+    assert reader.reads_past and torch.equal(reader.generate(whole), deaf.generate(whole)), "the same weights"
+    for latents, times in evaluations(reader, told):
+        assert torch.equal(latents[0, :, 0], past.latents) and torch.equal(latents[0, :, 1], whole.anchor)
+        assert times[0, :2].tolist() == [0, 0] and bool((times[0, 2:] > 0).all())
+    answer = reader.generate(told)
+    assert answer.shape == whole.noise.shape and differs(answer, reader.generate(whole))
+    elsewhere = replace(past, cameras=past.cameras[[3, 2, 1, 0]])
+    assert differs(reader.generate(replace(told, past=elsewhere)), answer), "its cameras count"
+
+
+def test_with_a_past_memory_still_meets_its_target():
+    """Time indices of anchor, memory and targets are as without it; only their rows of cameras move on by one."""
+    whole, gen = request(), torch.Generator().manual_seed(3)
+    memory = MemoryBatch.pad([whole.tokens], 16)
+    later = memory.later(1)
+    assert torch.equal(later.row, memory.row + 1) and torch.equal(later.positions, memory.positions)
+    network, asked = world(reads_past=True).network, {}
+
+    def look(_module, _inputs, options) -> None:
+        asked.update(options)
+
+    network.transformer.register_forward_pre_hook(look, with_kwargs=True)
+    latents = torch.randn(1, 4, 2, 8, 12, generator=gen)
+    text, anchor = network.text.encode([""]), torch.randn(1, 4, 8, 12, generator=gen)
+    network.predict(latents, torch.ones(1), text, anchor, past=anchor + 1, memory=memory)
+    assert asked["first_latent"] == -1 and torch.equal(asked["memory"].row, memory.row + 1)
+    network.predict(latents, torch.ones(1), text, anchor, memory=memory)
+    assert asked["first_latent"] == 0 and torch.equal(asked["memory"].row, memory.row)
+
+
+def test_cameras_of_the_past_are_a_row_in_front():
+    cameras, before = (
+        request().cameras,
+        random_cameras(4, torch.Generator().manual_seed(5), width=SIZE[0], height=SIZE[1]),
+    )
+    found = window_cameras([cameras], GRID, [before])
+    alone = window_cameras([cameras], GRID)
+    assert found.P.shape == (1, 4, 4, 4, 4) and torch.equal(found.P[:, 1:], alone.P)
+    assert torch.equal(found.P[0, 0], make_cameras(before.viewmats[None, None], before.Ks[None, None], SIZE).P[0, 0])
 
 
 @pytest.mark.parametrize("values", [{"steps": 0}, {"shift": 0.0}, {"guidance": -1.0}])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.training.clips import FRAMES, GRID, MICRO, make_latents, micro_vae, world_task, write_world
+from tests.training.clips import CHANNELS, FRAMES, GRID, MICRO, make_latents, micro_vae, world_task, write_world
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
@@ -19,10 +19,10 @@ from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.latent_clip import write_latents
+from mosaicmem.training.weights import channel_weights, pixel_loss
 from mosaicmem.training.world_task import (
     WorldTaskConfig,
     _window_start,
-    channel_weights,
     choose_keyframes,
 )
 
@@ -173,7 +173,7 @@ def test_t2_alone_each_alignment_gives_one_kind_of_token(paths, monkeypatch, ali
 
 def test_t2_a_step_has_one_alignment_and_steps_have_all_of_them(paths, monkeypatch):
     drawn = []
-    monkeypatch.setattr(module.WorldTask, "_window", lambda *a: drawn.append(a[-1]) or {})
+    monkeypatch.setattr(module.WorldTask, "_window", lambda *a: drawn.append(a[-2]) or {})
     task, other = world_task(paths, **STEADY), world_task(paths, **STEADY, seed=1)
     steps = []
     for step in range(60):
@@ -376,6 +376,91 @@ def test_an_error_in_a_moving_cell_counts_more_in_the_loss_and_no_more_in_what_i
     assert same == pytest.approx(0.8**2 * still, rel=1e-3)
 
 
+# The past: the group that ends with the anchor.
+
+
+def test_a_window_begins_with_the_group_before_its_anchor_as_often_as_asked(paths):
+    reader, clip = replace(MICRO, reads_past=True), module.read_latents(paths[0])
+    shares = []
+    for past in (0.0, 0.5, 1.0):
+        task, with_past = world_task(paths[:1], None, reader, **STEADY, past=past), 0
+        for step in range(40):
+            batch = task.batch(step)
+            with_past += batch.past is not None
+            for index in range(4 if batch.past is not None else 0):
+                sample = task._sample(paths[:1], 4 * step + index)
+                start = _start_of(sample, paths[0])
+                assert torch.equal(sample["past"], clip.groups[start - 1]) and start >= 1
+                assert batch.past is not None and torch.equal(batch.past[index], sample["past"])
+        shares.append(with_past / 40)
+    assert shares[0] == 0 and 0.3 < shares[1] < 0.7 and shares[2] == 1
+    assert world_task(paths[:1], **STEADY, past=1.0).batch(0).past is None, "a network that does not read it"
+
+
+def test_cameras_of_the_past_are_those_of_its_frames_seen_from_the_anchor(paths):
+    task = world_task(paths[:1], None, replace(MICRO, reads_past=True), **STEADY, past=1.0)
+    sample = task._sample(paths[:1], 5)
+    clip, start = module.read_latents(paths[0]), _start_of(sample, paths[0])
+    raw = clip.cameras[4 * start - 3 : 4 * start + 1].viewmats @ clip.cameras[4 * start].c2w
+    raw[:, :3, 3] /= float(clip.depth[0].median())
+    torch.testing.assert_close(sample["before"].viewmats, raw, rtol=0, atol=1e-9)
+    cameras = task._collate([sample]).cameras
+    assert cameras.P.shape[1] == 4, "past, anchor and two groups"
+
+
+# Errors in pixels.
+
+
+def test_the_error_in_pixels_is_that_of_the_decoded_square_and_its_differences():
+    vae, gen = micro_vae(), torch.Generator().manual_seed(0)
+    x0, guess = torch.randn(2, 2, CHANNELS, 3, 4, 4, generator=gen)
+    even = torch.ones(2, 1, 3, 4, 4)
+    assert float(pixel_loss(vae, x0, x0, even, 8)) == 0
+    found = pixel_loss(vae, guess, x0, even, 8)
+    frames = [vae._raw(z.transpose(1, 2).flatten(0, 1), 1) for z in (guess, x0)]
+    error = vae.group.decode(frames[0]) - vae.group.decode(frames[1])
+    by_hand = error.square().mean() + (error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()) / 2
+    assert float(found) == pytest.approx(float(by_hand), rel=1e-5)
+    moving = even.clone()
+    moving[0] = 9.0  # of the first entry alone: it counts nine times the second, and the mean weight is one
+    halves = [float(pixel_loss(vae, guess[i : i + 1], x0[i : i + 1], even[:1], 8)) for i in range(2)]
+    weighted = float(pixel_loss(vae, guess, x0, moving, 8))
+    assert weighted == pytest.approx((9 * halves[0] + halves[1]) / 10, rel=1e-4)
+
+
+def test_a_square_of_every_latent_is_decoded_and_gradients_reach_it_alone():
+    vae, gen = micro_vae(), torch.Generator().manual_seed(0)
+    x0, guess = torch.randn(2, 1, CHANNELS, 2, 6, 6, generator=gen)
+    guess.requires_grad_()
+    places = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        guess.grad = None
+        pixel_loss(vae, guess, x0, torch.ones(1, 1, 2, 6, 6), 2).backward()
+        assert guess.grad is not None
+        rows, columns = (guess.grad != 0).any(1).any(0).any(0).nonzero().unbind(-1)
+        assert len(rows) == 4 and rows.max() - rows.min() == columns.max() - columns.min() == 1
+        places.add((int(rows.min()), int(columns.min())))
+    assert len(places) > 5
+    assert all(p.grad is None for p in vae.parameters())
+
+
+def test_pixels_count_as_much_as_asked_and_only_with_an_autoencoder(paths):
+    torch.manual_seed(0)
+    kinds = ((None, 10.0), (micro_vae(), 10.0), (micro_vae(), 20.0))
+    blind, seeing, more = (world_task(paths[:1], vae, SUB, **STEADY, pixels=pixels) for vae, pixels in kinds)
+    losses = []
+    for task in (blind, seeing, more):
+        batch = seeing.batch(0)
+        torch.manual_seed(1)
+        loss, metrics = task.loss(task.module, batch)
+        losses.append((float(loss.detach()), metrics.get("pixel_error")))
+    (plain, none), (ten, error), (twenty, same) = losses
+    assert none is None and error == same is not None
+    assert ten - plain == pytest.approx(10 * error, rel=1e-3) and twenty - plain == pytest.approx(20 * error, rel=1e-3)
+    assert "held_out_pixels" in seeing.evaluate(seeing.module) and "held_out_pixels" not in blind.evaluate(blind.module)
+
+
 # Rehearsals: the newest history by the model itself.
 
 
@@ -400,19 +485,21 @@ def test_without_rehearsals_or_without_an_autoencoder_history_is_the_clips(paths
 
 def test_a_rehearsed_anchor_is_what_the_model_makes_of_the_window_before(paths, monkeypatch):
     """Decoded and encoded again, one or two windows of it; targets stay the clip's, and held-out samples too."""
-    task = world_task(paths[:1], micro_vae(), SUB, **{**STEADY, "rehearse": 1.0})
+    reader = replace(SUB, reads_past=True)
+    task = world_task(paths[:1], micro_vae(), reader, **{**STEADY, "rehearse": 1.0, "past": 1.0})
     clip, made, lifted = module.read_latents(paths[0]), [], []
     imagine, keyframe = task._imagine, module._keyframe
 
     def spied(sample):
-        made.append((sample, imagine(sample)))
+        latents, groups = imagine(sample)
+        made.append((sample, latents, groups))
         lifted.clear()
-        return made[-1][1]
+        return latents, groups
 
     monkeypatch.setattr(task, "_imagine", spied)
     monkeypatch.setattr(module, "_keyframe", lambda c, z, k, *a: lifted.append((k, z)) or keyframe(c, z, k, *a))
     counts = set()
-    for index in range(12):
+    for index in range(24):
         made.clear()
         lifted.clear()
         sample = task._sample(paths[:1], index)
@@ -428,10 +515,12 @@ def test_a_rehearsed_anchor_is_what_the_model_makes_of_the_window_before(paths, 
         # the first rehearsed window starts from the clip, the next from what the first made
         first = start - 2 * len(made)
         assert torch.equal(made[0][0]["latents"][:, 0], clip.image[first])
-        for (_, earlier), (later, _) in pairwise(made):
-            assert torch.equal(later["latents"][:, 0], earlier[-1])
+        for (_, earlier, groups), (later, _, _) in pairwise(made):
+            assert torch.equal(later["latents"][:, 0], earlier[-1]) and torch.equal(later["past"], groups[-1])
+        assert made[0][0]["past"] is None if first == 0 else torch.equal(made[0][0]["past"], clip.groups[first - 1])
+        assert torch.equal(sample["past"], made[-1][2][-1]), "as it was imagined, not as it was decoded"
         # memory of the sample holds what was made, and of everything else what the clip shows
-        rehearsed = torch.cat([latents for _, latents in made])
+        rehearsed = torch.cat([latents for _, latents, _ in made])
         assert start in dict(lifted)
         for k, z in lifted:
             here = first < k <= start
@@ -448,7 +537,7 @@ def test_what_is_imagined_is_one_step_of_the_model_decoded_and_encoded(paths, mo
     task = world_task(paths[:1], vae, SUB, **STEADY)
     clip, rng, generator = module.read_latents(paths[0]), np.random.default_rng(0), torch.Generator().manual_seed(0)
     sample = task._window(clip, clip.image, 4, rng, generator)
-    found = task._imagine(sample)
+    found, groups = task._imagine(sample)
     batch = task._collate([sample])
     anchor, asked = batch.latents[:, :, :1], []
     network = task.module.transformer
@@ -463,9 +552,10 @@ def test_what_is_imagined_is_one_step_of_the_model_decoded_and_encoded(paths, mo
     frames = vae.decode_video(torch.cat([anchor, batch.noise - v], dim=2))[0].transpose(0, 1)
     assert len(frames) == 9
     torch.testing.assert_close(found, vae.encode_image(frames[[4, 8]]), rtol=1e-4, atol=1e-4)
-    changed = task._imagine({**sample, "noise": sample["noise"] + 1})
+    torch.testing.assert_close(groups, (batch.noise - v)[0].transpose(0, 1), rtol=1e-4, atol=1e-4)
+    changed, _ = task._imagine({**sample, "noise": sample["noise"] + 1})
     assert not torch.allclose(changed, found, atol=1e-2)
-    sigma = task._imagine({**sample, "sigma": torch.tensor(0.3)})
+    sigma, _ = task._imagine({**sample, "sigma": torch.tensor(0.3)})
     assert torch.equal(sigma, found), "from pure noise, whatever was drawn"
 
 
@@ -475,7 +565,7 @@ def test_no_rehearsal_goes_across_an_event(tmp_path, monkeypatch, event):
     write_latents(path, make_latents(0, event=event))
     task, windows = world_task([path], micro_vae(), **{**STEADY, "rehearse": 1.0}, event=0.0), []
     inner = task._window
-    monkeypatch.setattr(task, "_window", lambda *a: windows.append(a[2]) or inner(*a))
+    monkeypatch.setattr(task, "_window", lambda *a, **k: windows.append(a[2]) or inner(*a, **k))
     at, rehearsed, across = (event - 1) // STEP, 0, 0
     for index in range(30):
         windows.clear()

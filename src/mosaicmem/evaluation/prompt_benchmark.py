@@ -22,10 +22,10 @@ from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.errors import GeometryError, refuse
 from mosaicmem.evaluation.bootstrap import mean_interval
 from mosaicmem.evaluation.parallel import Loader, each_world
-from mosaicmem.evaluation.rows import WINDOW
+from mosaicmem.evaluation.rows import WINDOW, look
+from mosaicmem.evaluation.trials import RECENT_FRAMES
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout_step, to_u8
-from mosaicmem.generation.state import observe, start
 from mosaicmem.worlds.episodes import FPS, HELD_OUT, Episode, Event, events_of, make_episode
 from mosaicmem.worlds.film import film
 
@@ -183,18 +183,14 @@ def generate_case(models: Models, case: Case, config: PromptConfig) -> Float[Ten
     """The window after the event: true frames up to it in memory, the asked event in the prompt."""
     episode, at = case.episode, case.at
     seen = list(range((at - 1) % _EVERY, at, _EVERY))  # the last one right before the event
-    shown = film(episode.scene, episode.cameras[seen], torch.tensor(seen) / FPS, finer=2)
-    state = start(
-        models, shown.rgb[0], episode.cameras[seen[0]], shown.depth[0], fps=FPS,
-        seed=config.seed * 1_000_003 + episode.seed, prompt=episode.prompt(at),
-    )  # fmt: skip
-    for i, frame in enumerate(seen[1:], start=1):
-        one = slice(i, i + 1)
-        state = replace(state, next_frame=frame)
-        state = observe(models, state, shown.rgb[one], episode.cameras[frame], shown.depth[one])
+    recent = list(range(at - RECENT_FRAMES, at))
+    shown, newest = (
+        film(episode.scene, episode.cameras[which], torch.tensor(which) / FPS, finer=2) for which in (seen, recent)
+    )
+    state = look(models, episode, seen, shown, newest, config.seed * 1_000_003 + episode.seed, episode.prompt(at))
+    state = replace(state, avoid=episode.caption)
     cameras = episode.cameras[at : at + WINDOW - 1]
-    rollout = replace(config.rollout, show_mosaic=False)
-    _, event = rollout_step(models, replace(state, anchor_pending=False), cameras, rollout)
+    _, event = rollout_step(models, state, cameras, replace(config.rollout, show_mosaic=False))
     return from_u8(event.frames_u8)
 
 

@@ -7,7 +7,7 @@ the ceiling of all that generate; `copy_last` freezes the last observed frame, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,9 +29,10 @@ from mosaicmem.models.conditioning import Alignment
 from mosaicmem.models.generator import Generator
 from mosaicmem.models.synthetic import Compositor
 from mosaicmem.models.world_model import WorldModel
-from mosaicmem.worlds.episodes import FPS
+from mosaicmem.worlds.episodes import FPS, Episode
+from mosaicmem.worlds.scene import Rendering
 
-GENERATED = ("full", "cameras_only", "last_frames", "rope", "latent", "no_prope")
+GENERATED = ("full", "cameras_only", "last_frames", "rope", "latent", "no_prope", "unrefined")
 REFERENCES = ("point_cloud", "copy_last", "vae")
 ROWS = GENERATED + REFERENCES
 TITLES = {
@@ -41,6 +42,7 @@ TITLES = {
     "rope": "Warped RoPE only",
     "latent": "Warped Latent only",
     "no_prope": "mixture without PRoPE",
+    "unrefined": "mixture, not refined",
     "point_cloud": "point-cloud rendering",
     "copy_last": "last frame, frozen",
     "vae": "autoencoder of the truth",
@@ -70,14 +72,32 @@ def observed_state(models: Models, trial: Trial, seed: int) -> RolloutState:
 
     Noise is a function of `seed` and the world.
     """
-    frames, cameras, shown = trial.remembered, trial.episode.cameras, trial.observed
+    episode = trial.episode
+    seed = seed * 1_000_003 + episode.seed
+    return look(models, episode, trial.remembered, trial.observed, trial.recent, seed, episode.caption)
+
+
+def look(
+    models: Models, episode: Episode, frames: Sequence[int], shown: Rendering, recent: Rendering, seed: int, prompt: str
+) -> RolloutState:  # fmt: skip
+    """Walk along an episode up to a frame, remembering some.
+
+    Args:
+        frames: Which are remembered, the last one where generation goes on from.
+        shown: What they show.
+        recent: What the last few consecutive frames show, the last one of `frames` at their end.
+    """
+    cameras, last = episode.cameras, frames[-1]
     state = start(
-        models, shown.rgb[0], cameras[frames[0]], shown.depth[0], fps=FPS, prompt=trial.episode.caption,
-        seed=seed * 1_000_003 + trial.episode.seed,
+        models, shown.rgb[0], cameras[frames[0]], shown.depth[0], fps=FPS, prompt=prompt, seed=seed
     )  # fmt: skip
-    for i, frame in enumerate(frames[1:], start=1):
+    for i, frame in enumerate(frames[1:-1], start=1):
         one = slice(i, i + 1)
         state = observe(models, replace(state, next_frame=frame), shown.rgb[one], cameras[frame], shown.depth[one])
+    if len(frames) > 1:
+        first = last + 1 - len(recent.rgb)
+        way = cameras[first : last + 1]
+        state = observe(models, replace(state, next_frame=first), recent.rgb, way, recent.depth, every=len(way))
     return replace(state, anchor_pending=False)
 
 
@@ -136,6 +156,8 @@ def _generate(row: str, models: Models, trial: Trial, state: RolloutState, confi
         models = replace(models, generator=without_memory(models.generator), depth=None)
     elif row == "no_prope":
         models = replace(models, generator=without_cameras(models.generator))
+    elif row == "unrefined":
+        config = replace(config, refine=False)
     frames, mosaic = [], {}
     seconds: dict[str, float] = {stage: 0.0 for stage in STAGES}  # noqa: C420
     for first in range(0, len(trial), WINDOW - 1):

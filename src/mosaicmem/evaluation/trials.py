@@ -24,6 +24,7 @@ from mosaicmem.worlds.scene import Rendering
 KINDS: tuple[PathKind, ...] = ("turn", "walk", "loop")
 """Paths of the trials, in turn: two that go there and back, and a loop."""
 LONGEST = 48  # frames that are generated at most: the end of the way
+RECENT_FRAMES = 4  # a group of the autoencoder
 _MOMENTS = 9  # of the past at which it is asked where moving things were
 
 
@@ -61,6 +62,7 @@ class Trial:
         episode: World, path, words; nothing happens on demand.
         remembered: Frames that are observed and enter memory, the last one right before the generated part.
         observed: What these show.
+        recent: What the frames that end with the last of them show: how things move just then.
         cameras: Of the `n` frames to generate.
         truth: What these would show.
         covisible: `[n H W]` pixels whose surface a remembered frame shows.
@@ -70,6 +72,7 @@ class Trial:
     episode: Episode
     remembered: tuple[int, ...]
     observed: Rendering
+    recent: Rendering
     cameras: Cameras
     truth: Rendering
     covisible: Bool[Tensor, "n H W"]
@@ -137,10 +140,11 @@ def make_trial(index: int, config: TrialConfig | None = None) -> Trial:
     mark = len(episode) - 1 - count
     remembered = tuple(range(0, mark + 1, config.every))
     observed = _film(episode, list(remembered))
+    recent = _film(episode, list(range(mark - RECENT_FRAMES + 1, mark + 1)))
     cameras, truth = episode.cameras[mark + 1 :], episode.film(slice(mark + 1, None))
     known = covisible_with_any(truth.depth, cameras, observed.depth, episode.cameras[list(remembered)])
     judged = tuple(range(count - 1, -1, -config.judged_every))[::-1]
-    return Trial(episode, remembered, observed, cameras, truth, known, judged)
+    return Trial(episode, remembered, observed, recent, cameras, truth, known, judged)
 
 
 def covisible_with_any(

@@ -8,9 +8,10 @@ from pathlib import Path
 from mosaicmem.depth.estimator import DepthEstimator
 from mosaicmem.errors import ConfigError, InputError, MissingWeightsError
 from mosaicmem.geometry.token_grid import TokenGrid
-from mosaicmem.models.checkpoint import load_depth, load_vae, load_world
+from mosaicmem.models.checkpoint import load_depth, load_refiner, load_vae, load_world
 from mosaicmem.models.generator import Generator
-from mosaicmem.models.presets import PARTS, shipped, weights_file
+from mosaicmem.models.presets import OPTIONAL, PARTS, shipped, weights_file
+from mosaicmem.models.refiner import Refiner
 from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
 from mosaicmem.models.taef2 import TAEF2
 from mosaicmem.models.vae import VAE
@@ -29,12 +30,14 @@ class Models:
         generator: Latents of a window from its conditioning.
         depth: Estimates depth of generated frames; None takes only the depth that memory itself renders.
         patch: Latent cells per token, along each axis.
+        refiner: Sharpens decoded frames by what memory shows of them; None leaves them as they are.
     """
 
     vae: VAE
     generator: Generator
     depth: DepthEstimator | None = None
     patch: int = 2
+    refiner: Refiner | None = None
 
     @property
     def label(self) -> str:
@@ -58,7 +61,8 @@ def load_models(
 
     Args:
         name_or_path: `rooms` for the trained model that comes with the package, `synthetic` for the compositor, which
-            has no weights; else a folder with `vae.safetensors`, `depth.safetensors` and `world.safetensors`.
+            has no weights; else a folder with `vae.safetensors`, `depth.safetensors`, `world.safetensors` and perhaps
+            `refiner.safetensors`.
         vae: Folder of the TAEF2 autoencoder, in place of the compositor's lossless one. A trained model has its own.
         depth: Depth estimator of generated frames, in place of the trained one.
         use_memory: False for the baseline without memory.
@@ -82,14 +86,20 @@ def load_models(
             f"{files['world']}: generates latents of {sizes.in_channels} channels, {files['vae']} has {own.channels}; "
             "expected parts that were trained together"
         )
-    return Models(own, world, depth or load_depth(files["depth"]), sizes.patch_size[1])
+    refiner = load_refiner(files["refiner"]) if files["refiner"].is_file() else None
+    if refiner is not None and refiner.config.channels != own.channels:
+        raise InputError(
+            f"{files['refiner']}: refines latents of {refiner.config.channels} channels, {files['vae']} has "
+            f"{own.channels}; expected parts that were trained together"
+        )
+    return Models(own, world, depth or load_depth(files["depth"]), sizes.patch_size[1], refiner)
 
 
 def _files(name_or_path: str | Path) -> tuple[str, dict[str, Path]]:
     """The model's name and its file of every part."""
     if str(name_or_path) == ROOMS:
         files = {part: shipped(part) for part in PARTS}
-        if not all(path.is_file() for path in files.values()):
+        if not all(files[part].is_file() for part in PARTS if part not in OPTIONAL):
             raise MissingWeightsError(
                 f"{files['world'].parent}: no weights of the model 'rooms', which come with the package; install it "
                 "again, name a folder of weights, or take 'synthetic', which needs none"
@@ -99,11 +109,12 @@ def _files(name_or_path: str | Path) -> tuple[str, dict[str, Path]]:
     if folder.is_file():
         raise InputError(f"{folder}: is a file; expected 'rooms', 'synthetic' or a folder of weights")
     files = {part: weights_file(folder, part) for part in PARTS}
-    missing = [path.name for path in files.values() if not path.is_file()]
+    needed = [files[part] for part in PARTS if part not in OPTIONAL]
+    missing = [path.name for path in needed if not path.is_file()]
     if missing:
         found = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such folder"
         raise MissingWeightsError(
             f"{folder}: {found}; expected 'rooms' (comes with the package), 'synthetic' (needs no weights) or a folder "
-            f"with {', '.join(path.name for path in files.values())}"
+            f"with {', '.join(path.name for path in needed)}"
         )
     return folder.resolve().name, files

@@ -24,12 +24,12 @@ from mosaicmem.generation.noise import frame_noise
 from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
-from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment, assemble, canvas
-from mosaicmem.models.generator import WindowRequest
+from mosaicmem.models.generator import Past, WindowRequest
+from mosaicmem.models.refiner import refine
 from mosaicmem.models.synthetic import push_pull
 
 MAX_SCENE_STEP = 3.0  # |t| / s of a window beyond which attention to cameras degrades
@@ -45,6 +45,7 @@ class RolloutConfig:
         keyframes: What of the new frames enters memory.
         anchor_noise: Spread of noise on the last frame's latent as the generator sees it, against drift: fine errors of
             earlier windows drown in it. A model must have been trained with such anchors (ours: up to 0.15).
+        refine: Sharpen decoded frames by what memory shows of them, where the models can and Warped Latent is read.
         show_mosaic: Decode what memory showed for the event; costs one more decoding a window.
     """
 
@@ -52,6 +53,7 @@ class RolloutConfig:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     anchor_noise: float = 0.0
+    refine: bool = True
     show_mosaic: bool = True
 
     def __post_init__(self) -> None:
@@ -99,7 +101,8 @@ def rollout(
         if script is not None:
             if start == 0:
                 script.check(len(cameras), first, temporal)
-            state = replace(state, prompt=script.prompt(first))
+            prompt = script.prompt(first)
+            state = replace(state, prompt=prompt, avoid=script.caption if prompt != script.caption else "")
             stop = script.end_of_window(first, stop, temporal)
         state, event = rollout_step(models, state, cameras[start:stop], config)
         start += len(event.frames)
@@ -122,12 +125,16 @@ def rollout_step(
     numbers = (window.first + index).tolist()
     with clock("retrieve"):
         mosaic = retrieve(memory, window.cameras[index], state.grid, config.retrieval)
-        request = _request(models, state, window.cameras, numbers, mosaic, memory, config)
+        look = _look(models, state, window.cameras, mosaic, memory, config)
+        request = _request(models, state, window.cameras, numbers, look, memory, config)
     with clock("denoise"):
         latents = models.generator.generate(request)
     with clock("decode"):
         clip = torch.cat([state.anchor[None], latents]).transpose(0, 1)[None]
-        frames = models.vae.decode_video(clip)[0].transpose(0, 1)[: len(window.cameras)]
+        frames = models.vae.decode_video(clip)[0].transpose(0, 1)
+        if look.every is not None and models.refiner is not None:
+            frames = torch.cat([frames[:1], refine(models.refiner, models.vae, frames[1:], *look.every)])
+        frames = frames[: len(window.cameras)]
         # the given frame itself, not its reconstruction
         frames = torch.cat([state.last_frame[None], frames[1:]])
     with clock("depth"):
@@ -141,6 +148,7 @@ def rollout_step(
     if numbers:
         with clock("lift"):
             new = _move_anchor(models, new, frames[-1], window.cameras, numbers[-1], depth.depth[-1], config)
+        new = replace(new, past=_past(models, latents, window.cameras))
     with clock("show"):
         pictures = _pictures(models, request, config.show_mosaic)
     event = RolloutEvent(
@@ -222,19 +230,48 @@ def _memory(models: Models, state: RolloutState) -> PatchStore:
     return PatchStore.empty() if state.context is None else PatchStore.empty().insert(state.context)
 
 
+class _Look(NamedTuple):
+    """What memory shows of a window."""
+
+    mosaic: Mosaic  # of its reference frames
+    earlier: Mosaic | None  # and of the raw frames before each
+    read: tuple[Tensor, Tensor]  # latents of both, one after the other, and the cells that are good
+    every: tuple[Tensor, Tensor] | None  # the same, frame by frame, for the refiner
+
+
+def _look(
+    models: Models, state: RolloutState, cameras: Cameras, mosaic: Mosaic, memory: PatchStore, config: RolloutConfig
+) -> _Look:
+    sharpen = config.refine and models.refiner is not None and models.generator.use_memory and len(memory) > 0
+    sharpen = sharpen and config.alignment != "rope"
+    earlier = None
+    if models.generator.subframes or sharpen:
+        frames = state.grid.frames_of_latents(len(cameras))[1:, :-1].flatten()
+        earlier = retrieve(memory, cameras[frames], state.grid, config.retrieval)
+    whole = mosaic if earlier is None else Mosaic.cat([mosaic, earlier])
+    picture, good = canvas(memory, whole, config.retrieval.tau, kernel=models.vae.kernel)
+    if not len(memory):
+        picture = torch.zeros(len(whole), *state.anchor.shape)
+    every = None
+    if sharpen:
+        by_frame = [
+            torch.cat([x[len(mosaic) :].unflatten(0, (len(mosaic), -1)), x[: len(mosaic), None]], dim=1).flatten(0, 1)
+            for x in (picture, good)
+        ]
+        every = by_frame[0], by_frame[1]
+    return _Look(mosaic, earlier if models.generator.subframes else None, (picture, good), every)
+
+
 def _request(
     models: Models,
     state: RolloutState,
     cameras: Cameras,
     numbers: list[int],
-    mosaic: Mosaic,
+    look: _Look,
     memory: PatchStore,
     config: RolloutConfig,
 ) -> WindowRequest:
-    kernel = models.vae.kernel
-    picture, good = canvas(memory, mosaic, config.retrieval.tau, kernel=kernel)
-    if not len(memory):
-        picture = torch.zeros(len(mosaic), *state.anchor.shape)
+    mosaic, (picture, good) = look.mosaic, look.read
     anchor = state.anchor
     if config.anchor_noise:
         # negative: no frame is generated from this noise
@@ -242,31 +279,40 @@ def _request(
         anchor = anchor + config.anchor_noise * noise.to(anchor)
     return WindowRequest(
         anchor=anchor,
-        canvas=picture.to(state.anchor.dtype),
-        good=good,
+        canvas=picture[: len(mosaic)].to(state.anchor.dtype),
+        good=good[: len(mosaic)],
         tokens=assemble(
             memory,
             mosaic,
             config.alignment,
             first_latent=1,
-            subframes=_subframes(models, state.grid, cameras, memory, config.retrieval),
-            kernel=kernel,
+            subframes=look.earlier,
+            read=look.read,
             tau=config.retrieval.tau,
         ),
         cameras=cameras.recentred().scaled(1 / state.scale),
         noise=frame_noise(state.seed, numbers, tuple(state.anchor.shape)),
         grid=state.grid,
         prompt=state.prompt,
+        avoid=state.avoid,
+        past=_before(models, state),
     )
 
 
-def _subframes(
-    models: Models, grid: TokenGrid, cameras: Cameras, memory: PatchStore, config: RetrievalConfig
-) -> Mosaic | None:
-    """What memory shows at the raw frames before each reference frame, for a generator that reads it."""
-    if not models.generator.subframes:
+def _before(models: Models, state: RolloutState) -> Past | None:
+    """The state's past as the generator sees it: from the anchor's camera, in scene units."""
+    if state.past is None or not models.generator.reads_past:
         return None
-    return retrieve(memory, cameras[grid.frames_of_latents(len(cameras))[1:, :-1].flatten()], grid, config)
+    cameras = Cameras.cat([state.camera, state.past.cameras]).recentred().scaled(1 / state.scale)
+    return replace(state.past, cameras=cameras[1:])
+
+
+def _past(models: Models, latents: Float[Tensor, "l c h w"], cameras: Cameras) -> Past | None:
+    """A window's last latent; None if frames of it were not asked for."""
+    temporal = models.vae.temporal
+    if (len(cameras) - 1) % temporal:
+        return None
+    return Past(latents[-1], cameras[len(cameras) - temporal :])
 
 
 def _move_anchor(

@@ -21,6 +21,7 @@ from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import canvas
+from mosaicmem.models.generator import Past
 from mosaicmem.models.synthetic import push_pull
 
 
@@ -42,7 +43,9 @@ class RolloutState:
         depth_scale: Factor last found between estimated depth and memory, or None.
         seed: Of all noise.
         prompt: Of the windows to come.
+        avoid: What guidance leads away from in them: the prompt without what happens.
         fps: Frames a second, for the times of keyframes.
+        past: The frames that end with the anchor, where they are known; cameras float64.
     """
 
     store: PatchStore
@@ -58,6 +61,8 @@ class RolloutState:
     seed: int = 42
     prompt: str = ""
     fps: float = 24.0
+    past: Past | None = None
+    avoid: str = ""
 
 
 def start(
@@ -219,7 +224,18 @@ def observe(
         anchor_pending=False,
         scale=state.scale if len(state.store) else store.scale,
         depth_scale=scale,
+        past=_past(models, state, frames, cameras),
     )
+
+
+def _past(models: Models, state: RolloutState, frames: Tensor, cameras: Cameras) -> Past | None:
+    """The newest frames as one group, if there are enough of them."""
+    count = models.vae.temporal
+    if not models.generator.reads_past or len(frames) < count:
+        return None
+    clip = torch.cat([state.last_frame[None], frames])[-count - 1 :]
+    latents = models.vae.encode_video(clip.transpose(0, 1)[None])[0, :, 1]
+    return Past(latents, cameras[len(cameras) - count :])
 
 
 def _checked(frames: Tensor, cameras: Cameras) -> Cameras:

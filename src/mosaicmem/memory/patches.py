@@ -172,6 +172,12 @@ class Group:
         return self.keyframe.valid & self.mask.repeat_interleave(p, 0).repeat_interleave(p, 1)
 
     @property
+    def moved(self) -> bool:
+        """Whether an edit put it elsewhere than where its camera saw it."""
+        seen = self.keyframe.camera.c2w[0].double()
+        return not torch.allclose(self.world_from_cam, seen, rtol=0, atol=1e-9 * (1 + float(seen.abs().max())))
+
+    @property
     def age_key(self) -> tuple[float, int, int]:
         """Orders groups from old to new; unique."""
         return self.keyframe.time, self.keyframe.frame, self.uid

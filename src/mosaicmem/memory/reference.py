@@ -131,15 +131,46 @@ def land(group: Group, planes: Tensor, view: Cameras, grid: TokenGrid, config: R
     )
 
 
-def quality(group: Group, landing: Landing, front: Tensor, view: Cameras, grid: TokenGrid, config: RetrievalConfig):
-    """`1/2 + 1/2 / ((1 + angle / view_angle) max(1, rho))` where the group is in front, else 0."""
+def hiders(groups: list[Group], depths: list[Tensor], view: Cameras, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What stands foremost in each cell, how far the nearest camera that shows it is from the view, and what stands
+    foremost of the groups that an edit moved."""
+    every = torch.stack(depths)
+    front = every.amin(0)
+    away = torch.stack([(g.world_from_cam[:3, 3] - view.centers[0]).norm() for g in groups])[:, None]
+    rival = torch.where(every <= (1 + tau) * front, away.expand_as(every), math.inf).amin(0)
+    moved = torch.tensor([g.moved for g in groups])[:, None]
+    return front, rival, torch.where(moved, every, math.inf).amin(0)
+
+
+def in_sight(
+    group: Group, z: Tensor, depth: Tensor, hiding: tuple[Tensor, Tensor, Tensor], view: Cameras, grid: TokenGrid,
+    config: RetrievalConfig,
+) -> Bool[Tensor, " q"]:  # fmt: skip
+    """Whether a group's cell at depth `z` is in front, or its camera looked past what is when it saw the point at
+    `depth`: from nearer to the view, and both along one line."""
+    front, rival, placed = hiding
+    uv = grid.cell_centers(torch.float64).reshape(-1, 2)
+    points = [se3.transform_points(view.c2w[0], unproject(uv, d.clamp(max=1e6), view.Ks[0])) for d in (front, depth)]
+    a, b = (torch.nn.functional.normalize(x - group.world_from_cam[:3, 3], dim=-1) for x in points)
+    angle = 2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))
+    line = angle < math.atan(config.look_past * grid.stride / float(view.Ks[0].diagonal()[:2].max()))
+    closer = (group.world_from_cam[:3, 3] - view.centers[0]).norm() < rival
+    past = line & closer & (z <= (1 + config.tau) * placed) & (not group.moved)
+    return (z <= (1 + config.tau) * front) | past
+
+
+def quality(
+    group: Group, landing: Landing, hiding: tuple[Tensor, Tensor, Tensor], view: Cameras, grid: TokenGrid,
+    config: RetrievalConfig,
+) -> Float[Tensor, " q"]:  # fmt: skip
+    """`1/2 + 1/2 / ((1 + angle / view_angle) max(1, rho))` where the group is in sight, else 0."""
     uv = grid.cell_centers(torch.float64).reshape(-1, 2)
     points = se3.transform_points(view.c2w[0], unproject(uv, landing.depth, view.Ks[0]))
     to_view = torch.nn.functional.normalize(points - view.centers[0], dim=-1)
     to_source = torch.nn.functional.normalize(points - group.world_from_cam[:3, 3], dim=-1)
     angle = torch.rad2deg(2 * torch.atan2((to_view - to_source).norm(dim=-1), (to_view + to_source).norm(dim=-1)))
     value = 0.5 + 0.5 / ((1 + angle / config.view_angle) * landing.rho.clamp(min=1))
-    shown = (landing.zmin < math.inf) & (landing.zmin <= (1 + config.tau) * front)
+    shown = (landing.zmin < math.inf) & in_sight(group, landing.zmin, landing.depth, hiding, view, grid, config)
     return torch.where(shown, value, torch.zeros_like(value))
 
 
@@ -236,19 +267,19 @@ def retrieve_reference(
     order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))
     planes = [tangent_planes(g.keyframe.depth, g.valid) for g in groups]
     landings = [land(g, p, view, grid, config, near) for g, p in zip(groups, planes, strict=True)]
-    front = torch.stack([x.zmin for x in landings]).amin(0)
-    qualities = torch.stack([quality(g, x, front, view, grid, config) for g, x in zip(groups, landings, strict=True)])
+    hiding = hiders(groups, [x.zmin for x in landings], view, config.tau)
+    qualities = torch.stack([quality(g, x, hiding, view, grid, config) for g, x in zip(groups, landings, strict=True)])
     picks = pick(qualities, weights, order, config.max_sources, config.gain_min * h * w)
     readings = [read(groups[k], planes[k], landings[k], view, grid, config, near) for k in picks]
-    block = torch.stack([x.block for x in landings]).amin(0)
+    blocks, depths = [x.block for x in landings], [torch.where(r.good, r.depth, math.inf) for r in readings]
+    hiding = hiders([*groups, *(groups[k] for k in picks)], [*blocks, *depths], view, config.tau)
+    shown = [in_sight(groups[k], d, d, hiding, view, grid, config) for k, d in zip(picks, depths, strict=True)]
     for ti in range(m):
         for tj in range(n):
             cells = [(ti * p + a) * w + tj * p + b for a in range(p) for b in range(p)]
             able: dict[int, list[int]] = {}
             for q in cells:
-                good = [k for k in range(len(picks)) if readings[k].good[q]]
-                nearest = min([float(block[q]), *(float(readings[k].depth[q]) for k in good)])
-                able[q] = [k for k in good if float(readings[k].depth[q]) <= (1 + config.tau) * nearest]
+                able[q] = [k for k in range(len(picks)) if readings[k].good[q] and shown[k][q]]
             votes = [
                 sum(weights[picks[k]] * (2 * float(qualities[picks[k], q]) - 1) for q in cells if k in able[q])
                 for k in range(len(picks))

@@ -8,7 +8,7 @@ brackets are the steps of the method page. One view and many views go through th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from mosaicmem.errors import GeometryError, refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
-from mosaicmem.geometry.warps import MAX_BEND, MAX_SLOPE
 from mosaicmem.memory._threads import Scratch, for_each
 from mosaicmem.memory.mosaic import Mosaic, Reason
-from mosaicmem.memory.patches import Group
 from mosaicmem.memory.pool import PatchPoints, candidates, thin
 from mosaicmem.memory.store import PatchStore
+from mosaicmem.memory.surfaces import PixelMaps, Surface
 
 Array = NDArray[Any]
 
@@ -46,6 +45,9 @@ class RetrievalConfig:
         min_cells: Share of a token's cells that must be good for it to be covered.
         refine_steps: Fixed-point steps from the z-buffered depth to the surface along the view's ray.
         view_angle: Degrees between two viewing directions of a surface at which the second is half as good a witness.
+        look_past: Cells, in the view, within which a source sees two depths of a ray along one line: if it shows the
+            farther one and stands nearer to the view, it looked past the other, and is not hidden by it. Footprints are
+            generous at the edges of what stands in front; who looked from nearer by knows better.
         half_life: Seconds after which a group counts half in the ranking, or None. Never removes a group.
         generated: What a generated group counts in the ranking where an observed one counts 1: a guess about a place
             gives way to a look at it. Never removes a group.
@@ -63,7 +65,8 @@ class RetrievalConfig:
     min_weight: float = 0.5
     min_cells: float = 0.5
     refine_steps: int = 3
-    view_angle: float = 10.0
+    view_angle: float = 2.0
+    look_past: float = 0.5
     half_life: float | None = None
     generated: float = 0.25
     prefer: Literal["older", "newer"] = "older"
@@ -82,6 +85,7 @@ class RetrievalConfig:
             (not 0 < self.min_cells <= 1, f"min_cells = {self.min_cells}: expected above 0, up to 1"),
             (self.refine_steps < 0, f"refine_steps = {self.refine_steps}: expected at least 0"),
             (self.view_angle <= 0, f"view_angle = {self.view_angle}: expected more than 0 degrees"),
+            (self.look_past < 0, f"look_past = {self.look_past}: expected at least 0 cells"),
             (self.half_life is not None and self.half_life <= 0, f"half_life = {self.half_life}: above 0, or none"),
             (not 0 < self.generated <= 1, f"generated = {self.generated}: expected above 0, up to 1"),
         )
@@ -217,57 +221,6 @@ class _Call:
         )
 
 
-@dataclass(frozen=True)
-class Surface:
-    """A group as the kernels read it.
-
-    Attributes:
-        planes: `[3 h+2 w+2]` tangent planes, see `_kernels.tangent_planes`.
-        world_from_cam: `[4 4]`.
-        K: `[3 3]` intrinsics of its keyframe.
-    """
-
-    planes: Array
-    world_from_cam: Array
-    K: Array
-
-    @staticmethod
-    def of(group: Group) -> Surface:
-        from mosaicmem.memory import _kernels
-
-        keyframe = group.keyframe
-        h, w = keyframe.depth.shape
-        planes = np.zeros((3, h + 2, w + 2))
-        _kernels.tangent_planes(keyframe.depth.numpy(), group.valid.numpy(), MAX_SLOPE, MAX_BEND, planes)
-        return Surface(planes, group.world_from_cam.numpy(), keyframe.camera.Ks[0].double().numpy())
-
-
-@dataclass(frozen=True)
-class PixelMaps:
-    """Maps between the images of `k` groups and one view.
-
-    Attributes:
-        P: `[k 3 4]`, `P (d u, d v, d, 1) = z' (u', v', 1)` from source to view.
-        Q: `[k 3 4]`, `Q (D u', D v', D, 1) = z (u, v, 1)` from view to source.
-        center: `[k 3]` the source's camera in the view's frame.
-    """
-
-    P: Array
-    Q: Array
-    center: Array
-
-    @staticmethod
-    def between(surfaces: Sequence[Surface], viewmat: Array, K: Array) -> PixelMaps:
-        """For a view with `viewmat [4 4]` (camera from world) and `K [3 3]`, float64."""
-        from mosaicmem.memory import _kernels
-
-        k = len(surfaces)
-        maps = PixelMaps(np.empty((k, 3, 4)), np.empty((k, 3, 4)), np.empty((k, 3)))
-        places, lenses = np.array([s.world_from_cam for s in surfaces]), np.array([s.K for s in surfaces])
-        _kernels.pixel_maps(places, lenses, viewmat, K, maps.P, maps.Q, maps.center)
-        return maps
-
-
 class _View:
     """One view's retrieval, step by step; holds the arrays the steps share."""
 
@@ -292,6 +245,10 @@ class _View:
         h, w = self.grid.cells
         return groups * h * w >= WORTH_A_THREAD
 
+    def _slack(self) -> float:
+        """Tangent of the angle under which a camera far away sees `look_past` cells of the view."""
+        return self.config.look_past * self.grid.stride / float(self.lens[0].max())
+
     def _pool(self) -> list[int]:
         """R1: the groups to look at cell by cell."""
         call, config = self.call, self.config
@@ -313,6 +270,7 @@ class _View:
         landing = _Landing(
             surfaces=surfaces,
             maps=PixelMaps.between(surfaces, self.viewmat, self.K),
+            moved=np.array([s.moved for s in surfaces], np.bool_),
             zmin=self.scratch("zmin", shape, np.float64),
             hit=self.scratch("hit", shape, np.int32),
             depth=self.scratch("depth", shape, np.float64),
@@ -343,21 +301,23 @@ class _View:
 
     def _pick(self, pool: list[int], landing: _Landing) -> list[int]:
         """R4: greedy union coverage; a cell counts by how well a group shows it."""
-        from mosaicmem.memory import _kernels
+        from mosaicmem.memory import _choice_kernels
 
         h, w = self.grid.cells
         strips = 4 if self._worth(len(pool)) else 1
 
         def rate(strip: int) -> None:
-            _kernels.view_quality(
+            _choice_kernels.view_quality(
                 landing.zmin,
                 landing.depth,
                 landing.rho,
                 self.config.tau,
                 landing.maps.center,
+                landing.moved,
                 *self.lens,
                 float(self.grid.stride),
                 np.deg2rad(self.config.view_angle),
+                self._slack(),
                 strip * h // strips,
                 (strip + 1) * h // strips,
                 landing.quality,
@@ -367,7 +327,7 @@ class _View:
         picked = np.zeros(len(pool), np.bool_)
         gains, left, total = np.zeros((3, len(pool)))
         gain_min = self.config.gain_min * h * w
-        picks = _kernels.greedy_cover(
+        picks = _choice_kernels.greedy_cover(
             landing.quality.reshape(len(pool), -1),
             self.call.weights[pool],
             self.call.order(pool),
@@ -431,11 +391,11 @@ class _View:
 
     def _assign(self, groups: list[int], picks: list[int], landing: _Landing) -> None:
         """R6: an owner for every token, a source for every cell."""
-        from mosaicmem.memory import _kernels
+        from mosaicmem.memory import _choice_kernels
 
         call, i, p = self.call, self.index, self.grid.patch
         read = self._read(picks, landing)
-        _kernels.assign_owners(
+        _choice_kernels.assign_owners(
             read.good,
             read.depth,
             landing.block,
@@ -444,6 +404,11 @@ class _View:
             np.array(groups),
             call.weights[groups],
             self.config.tau,
+            landing.maps.center,
+            landing.moved,
+            *self.lens,
+            float(self.grid.stride),
+            self._slack(),
             p,
             max(1, int(np.ceil(self.config.min_cells * p * p))),
             read.uv,
@@ -467,6 +432,7 @@ class _Landing:
 
     surfaces: list[Surface]
     maps: PixelMaps
+    moved: Array  # [k] bool
     zmin: Array  # [k h w] nearest depth, inf where nothing lands
     hit: Array  # [k h w] row-major source cell
     depth: Array  # [k h w] depth of that cell in the view

@@ -18,6 +18,7 @@ from mosaicmem._shapes import Tensor
 from mosaicmem.errors import ConfigError, InputError, MissingWeightsError
 from mosaicmem.io.files import read_json, require_file, safe_join
 from mosaicmem.models.depth_net import DepthNet, DepthNetConfig, LearnedDepth
+from mosaicmem.models.refiner import Refiner, RefinerConfig
 from mosaicmem.models.transformer import TransformerConfig, VideoTransformer
 from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
 from mosaicmem.models.world_model import SamplingConfig, WorldModel, WorldNetwork
@@ -58,6 +59,18 @@ def load_depth(path: Path | str) -> LearnedDepth:
     sizes = header["task"]["model"]
     network = _fill(lambda: DepthNet(DepthNetConfig.from_dict(sizes)), sizes, state, path)
     return LearnedDepth(network, str(header.get("name", path.stem)))
+
+
+def load_refiner(path: Path | str) -> Refiner:
+    """The refiner of a file, float32, frozen.
+
+    Raises:
+        MissingWeightsError: if there is no such file.
+        InputError: if it holds something else, or its tensors do not fit its own sizes.
+    """
+    header, state = _read_ours(Path(path), "refiner")
+    sizes = header["task"]["model"]
+    return _fill(lambda: Refiner(RefinerConfig.from_dict(sizes)), sizes, state, Path(path))
 
 
 def load_world(

@@ -127,6 +127,7 @@ def assemble(
     first_latent: int = 0,
     subframes: Mosaic | None = None,
     kernel: Tensor | None = None,
+    read: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
     tau: float = RetrievalConfig.tau,
 ) -> MemoryTokens:
@@ -142,6 +143,7 @@ def assemble(
             latents and whether they are good, frame by frame (`[t - 1, c + 1, p, p]`), then whether those of
             `features` are (`[p, p]`). For Warped RoPE, whose content is one stored patch, all of it is 0.
         kernel: Of the autoencoder, to read between cells (see `canvas`).
+        read: What `canvas` gave for the views of `mosaic` and, after them, of `subframes`; by default it is read here.
         generator: For training: `mixture` takes a random half for Warped RoPE in place of the checkerboard.
         tau: Relative depth agreement of the gather, as at retrieval.
 
@@ -155,7 +157,7 @@ def assemble(
     if subframes is not None and len(subframes) != views * (grid.temporal - 1):
         raise GeometryError(f"{len(subframes)} earlier frames of {views} latents of {grid.temporal} frames each")
     whole = mosaic if subframes is None else Mosaic.cat([mosaic, subframes])
-    picture, good = canvas(store, whole, tau, kernel=kernel)
+    picture, good = canvas(store, whole, tau, kernel=kernel) if read is None else read
     view, row, column = mosaic.covered.nonzero().unbind(1)
     latent = view + first_latent
     cells = repeat_nearest_good(picture[:views].permute(0, 2, 3, 1), good[:views], grid.patch)

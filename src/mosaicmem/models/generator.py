@@ -12,6 +12,19 @@ from mosaicmem.models.conditioning import MemoryTokens
 
 
 @dataclass(frozen=True)
+class Past:
+    """The frames right before a window, its anchor the last of them.
+
+    Attributes:
+        latents: `[c h w]` of these frames, as one group of the autoencoder.
+        cameras: One a frame.
+    """
+
+    latents: Float[Tensor, "c h w"]
+    cameras: Cameras
+
+
+@dataclass(frozen=True)
 class WindowRequest:
     """One window: a clean anchor latent followed by `l` latents to generate.
 
@@ -25,6 +38,9 @@ class WindowRequest:
         noise: `[l c h w]` standard normal start of the sampler, a function of seed and frame index alone.
         grid: Strides and sizes.
         prompt: Text of the window.
+        avoid: Text that guidance leads away from: what would be said if nothing happened.
+        past: The frames before the window where they are known, cameras as in `cameras`; None for a generator that does
+            not read them.
     """
 
     anchor: Float[Tensor, "c h w"]
@@ -35,6 +51,8 @@ class WindowRequest:
     noise: Float[Tensor, "l c h w"]
     grid: TokenGrid
     prompt: str = ""
+    avoid: str = ""
+    past: Past | None = None
 
 
 @runtime_checkable
@@ -64,6 +82,11 @@ class Generator(Protocol):
     @property
     def subframes(self) -> bool:
         """Whether it reads what memory shows at every raw frame, not at reference frames alone."""
+        ...
+
+    @property
+    def reads_past(self) -> bool:
+        """Whether it reads `WindowRequest.past`."""
         ...
 
     def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:

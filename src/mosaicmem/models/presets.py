@@ -7,9 +7,11 @@ from typing import Literal, get_args
 
 from mosaicmem.models.transformer import TransformerConfig
 
-Part = Literal["vae", "depth", "world"]
+Part = Literal["vae", "depth", "world", "refiner"]
 PARTS: tuple[Part, ...] = get_args(Part)
 """Networks of a complete model. A checkpoint folder holds one file for each, see `weights_file`."""
+OPTIONAL: tuple[Part, ...] = ("refiner",)
+"""Those that a model can do without."""
 
 WAN_2_1_T2V_1B = TransformerConfig(
     num_attention_heads=12, attention_head_dim=128, text_dim=4096, ffn_dim=8960, num_layers=30

@@ -98,7 +98,7 @@ class Compositor:
 
     name = "compositor"
     label = LABEL
-    subframes = False
+    subframes = reads_past = False
 
     def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:
         """The canvas with its holes filled; equal requests give equal bits."""

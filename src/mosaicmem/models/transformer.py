@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mosaicmem._shapes import Bool, Float, Int64, Tensor
+from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.models._start import normal
-from mosaicmem.models.conditioning import MemoryTokens
+from mosaicmem.models.memory_batch import MemoryBatch
 from mosaicmem.ops._sdpa import masked_attention
 from mosaicmem.ops.attention import KeyValues, Placement, attend, place
 from mosaicmem.ops.prope import Layout, TokenCameras
@@ -34,7 +34,7 @@ Prediction = Literal["velocity", "x0"]
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes, by the names of diffusers' `config.json`; the last five are ours.
+    """Sizes, by the names of diffusers' `config.json`; the last six are ours.
 
     Attributes:
         patch_size: Latent cells per token along (t, y, x).
@@ -48,9 +48,11 @@ class TransformerConfig:
         prope_layout: Which channels carry cameras, see `ops.prope`.
         prediction: What the output is: the velocity `noise - x0`, or `x0`.
         checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        reads_past: Whether a window may begin with the latent of the frames right before its anchor: how things move
+            shows in them, and in no single frame.
         memory_subframes: Numbers of `MemoryTokens.subframes` that memory tokens bring; 0 reads none.
-        memory_in_place: Whether a token of Warped Latent is also added, through a map of its own, to the video token
-            whose place it was warped to.
+        memory_in_place: Whether a token of Warped Latent is also added, through maps of its own, to the video token
+            whose place it was warped to, and to what that token answers, as far as it lets it.
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -67,6 +69,7 @@ class TransformerConfig:
     prope_layout: Layout = "fused"
     prediction: Prediction = "velocity"
     checkpointing: bool = False
+    reads_past: bool = False
     memory_subframes: int = 0
     memory_in_place: bool = False
 
@@ -117,62 +120,6 @@ class TransformerConfig:
 
 
 @dataclass(frozen=True)
-class MemoryBatch:
-    """Memory tokens of a batch, padded.
-
-    Attributes:
-        features: `[b M c*p*p]` as `MemoryTokens` holds them: channel, row, column.
-        positions: `[b M 3]` rotary (t, y, x).
-        row: `[b M]` target latent, whose cameras the token carries.
-        mask: `[b M]` False for padding; None if there is none.
-        subframes: `[b M x]` what memory shows at raw frames; None if the tokens do not say.
-        warped_latent: `[b M]` tokens that Warped Latent put exactly at their target; None stands for none.
-    """
-
-    features: Float[Tensor, "b M c"]
-    positions: Float[Tensor, "b M 3"]
-    row: Int64[Tensor, "b M"]
-    mask: Bool[Tensor, "b M"] | None = None
-    subframes: Float[Tensor, "b M x"] | None = None
-    warped_latent: Bool[Tensor, "b M"] | None = None
-
-    def __len__(self) -> int:
-        return self.features.shape[1]
-
-    @classmethod
-    def pad(cls, batch: Sequence[MemoryTokens], width: int) -> MemoryBatch:
-        """Pad every target latent to its largest count in the batch, so that tokens of one camera lie together.
-
-        Args:
-            batch: Tokens of each entry, ordered by target latent.
-            width: Features of a token, for entries that have none.
-        """
-        latents = sorted({int(l) for tokens in batch for l in tokens.latent.unique()})
-        counts = [max(int((tokens.latent == l).sum()) for tokens in batch) for l in latents]
-        total = sum(counts)
-        features = torch.zeros(len(batch), total, width)
-        positions = torch.zeros(len(batch), total, 3)
-        row = torch.zeros(len(batch), total, dtype=torch.int64)
-        mask = torch.zeros(len(batch), total, dtype=torch.bool)
-        told = [tokens.subframes for tokens in batch if tokens.subframes is not None]
-        subframes = torch.zeros(len(batch), total, told[0].shape[1]) if told else None
-        warped_latent = torch.zeros_like(mask)
-        for b, tokens in enumerate(batch):
-            start = 0
-            for latent, count in zip(latents, counts, strict=True):
-                mine = (tokens.latent == latent).nonzero().squeeze(1)
-                here = slice(start, start + len(mine))
-                features[b, here] = tokens.features[mine].float()
-                positions[b, here] = tokens.positions[mine].float()
-                mask[b, here], warped_latent[b, here] = True, tokens.warped_latent[mine]
-                if subframes is not None and tokens.subframes is not None:
-                    subframes[b, here] = tokens.subframes[mine].float()
-                row[b, start : start + count] = latent
-                start += count
-        return cls(features, positions, row, None if bool(mask.all()) else mask, subframes, warped_latent)
-
-
-@dataclass(frozen=True)
 class Context:
     """What all blocks of one forward share."""
 
@@ -207,10 +154,17 @@ class VideoTransformer(nn.Module):
             nn.init.zeros_(self.subframe_embedding.weight)
             nn.init.zeros_(self.subframe_embedding.bias)
         self.place_embedding: nn.Linear | None = None
+        self.place_answer: nn.Linear | None = None
+        self.place_gate: nn.Linear | None = None
         if config.memory_in_place:
-            self.place_embedding = nn.Linear(config.in_channels * math.prod(p) + config.memory_subframes, dim)
-            nn.init.zeros_(self.place_embedding.weight)
-            nn.init.zeros_(self.place_embedding.bias)
+            width = config.in_channels * math.prod(p) + config.memory_subframes
+            self.place_embedding = nn.Linear(width, dim)
+            self.place_answer = nn.Linear(width, self.proj_out.out_features)
+            self.place_gate = nn.Linear(dim, math.prod(p))
+            for linear in (self.place_embedding, self.place_answer, self.place_gate):
+                nn.init.zeros_(linear.weight)
+                nn.init.zeros_(linear.bias)
+            nn.init.ones_(self.place_gate.bias)
 
     def forward(
         self,
@@ -251,9 +205,12 @@ class VideoTransformer(nn.Module):
         times = self._per_token(timesteps, b, l, m * n)
         positions = _grid_positions(l, m, n, first_latent, latents.device).expand(b, -1, -1)
         row = torch.arange(l, device=latents.device).repeat_interleave(m * n).expand(b, -1)
-        mask = None
+        mask = here_too = None
         if memory is not None and len(memory):
-            tokens = torch.cat([self._in_place(tokens, memory, (m, n)), self._embed(memory, kind)], dim=1)
+            if self.place_embedding is not None and memory.warped_latent is not None:
+                here_too = memory.in_place(video, (m, n), kind)
+                tokens = tokens + self.place_embedding(here_too.content) * here_too.known
+            tokens = torch.cat([tokens, self._embed(memory, kind)], dim=1)
             times = torch.cat([times, times.new_zeros(b, len(memory))], dim=1)
             positions = torch.cat([positions, memory.positions.to(positions)], dim=1)
             row = torch.cat([row, memory.row], dim=1)
@@ -279,7 +236,11 @@ class VideoTransformer(nn.Module):
             assert isinstance(tokens, Tensor)
         table = (self.scale_shift_table + embedded[:, None])[level[:, :video]]  # [b video 2 dim]
         shift, scale = table.unbind(2)
-        out = self.proj_out(_modulated(tokens[:, :video], shift, scale, self.config.eps))
+        last = _modulated(tokens[:, :video], shift, scale, self.config.eps)
+        out = self.proj_out(last)
+        if here_too is not None and self.place_answer is not None and self.place_gate is not None:
+            told = self.place_answer(here_too.content).unflatten(-1, (p * p, -1)) * self.place_gate(last)[..., None]
+            out = out + told.flatten(2) * here_too.known
         out = out.view(b, l, m, n, p, p, -1).permute(0, 6, 1, 2, 4, 3, 5)
         return out.reshape(b, -1, l, h, w)
 
@@ -313,17 +274,6 @@ class VideoTransformer(nn.Module):
                 "give `assemble` what memory shows at the earlier raw frames (subframes=)"
             )
         return tokens + self.subframe_embedding(memory.subframes.to(kind)).to(tokens.dtype)
-
-    def _in_place(self, video: Float[Tensor, "b L dim"], memory: MemoryBatch, tokens: tuple[int, int]) -> Tensor:
-        """Video tokens with what memory warped to their places: it need not be found by attention first."""
-        if self.place_embedding is None or memory.warped_latent is None:
-            return video
-        parts = [memory.features] if memory.subframes is None else [memory.features, memory.subframes]
-        content = self.place_embedding(torch.cat(parts, dim=-1).to(self.place_embedding.weight.dtype))
-        row, column = memory.positions[..., 1:].round().long().unbind(-1)
-        place = ((memory.row * tokens[0] + row) * tokens[1] + column).where(memory.warped_latent, 0)
-        content = (content * memory.warped_latent[..., None]).to(video.dtype)
-        return video.scatter_add(1, place[..., None].expand_as(content), content)
 
     def _per_token(self, timesteps: Tensor, b: int, l: int, tokens: int) -> Float[Tensor, "b L"]:
         if timesteps.ndim == 1:

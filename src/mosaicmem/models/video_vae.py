@@ -218,6 +218,14 @@ class VideoVAE(nn.Module):
         leading = first[:, :, :, None].expand(-1, -1, -1, self.temporal, -1, -1)
         return ungroup_frames(torch.cat([leading, groups], dim=2))
 
+    def decode_groups(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n t 3 H W"]:
+        """`temporal` frames a latent, each latent alone, not clamped: differentiable in the latents, for training."""
+        return self.group.decode(self._raw(latents, 1)).unflatten(1, (self.temporal, 3))
+
+    def decode_stills(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """One frame an image latent, not clamped: differentiable in the latents, for training."""
+        return self.image.decode(self._raw(latents, 0))
+
     def _normalized(self, latents: Tensor, mode: int) -> Tensor:
         return (latents - self.mean[mode, :, None, None]) / self.std[mode, :, None, None]
 

@@ -14,8 +14,9 @@ from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.generator import WindowRequest
+from mosaicmem.models.memory_batch import MemoryBatch
 from mosaicmem.models.text import CaptionEncoder
-from mosaicmem.models.transformer import MemoryBatch, TransformerConfig, VideoTransformer
+from mosaicmem.models.transformer import TransformerConfig, VideoTransformer
 from mosaicmem.ops.prope import TokenCameras, make_cameras
 
 
@@ -25,7 +26,8 @@ class SamplingConfig:
 
     Attributes:
         steps: Evaluations a window.
-        guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it at twice the cost.
+        guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it, away from that to
+            `WindowRequest.avoid` or, if that is empty, to no text, at twice the cost.
         shift: More of the steps at high noise for values above 1.
         method: `euler` or `multistep`.
         use_cameras: Whether attention carries cameras (PRoPE).
@@ -61,6 +63,32 @@ class WorldNetwork(nn.Module):
     def config(self) -> TransformerConfig:
         """Sizes of the transformer."""
         return self.transformer.config
+
+    def predict(
+        self, x: Float[Tensor, "b c g h w"], sigma: Float[Tensor, " b"], text: Float[Tensor, "b s d"],
+        anchor: Float[Tensor, "b c h w"], *, past: Float[Tensor, "b c h w"] | None = None,
+        memory: MemoryBatch | None = None, cameras: TokenCameras | None = None,
+    ) -> Float[Tensor, "b c g h w"]:  # fmt: skip
+        """The transformer's answer for the noisy latents of a window; what is clean stands before them.
+
+        Args:
+            x: Latents at noise level `sigma`.
+            text: As `self.text` gives it.
+            anchor: Image latent of the last frame before them, time index 0.
+            past: Latent of the frames that end with it, time index -1.
+            memory: Tokens that count the anchor as latent 0.
+            cameras: A row for every latent, that of `past` among them.
+        """
+        clean = [anchor] if past is None else [past, anchor]
+        latents = torch.cat([*(latent[:, :, None] for latent in clean), x], dim=2)
+        times = (1000 * sigma)[:, None].repeat(1, latents.shape[2])
+        times[:, : len(clean)] = 0
+        if past is not None and memory is not None:
+            memory = memory.later(1)
+        out = self.transformer(
+            latents, times, text, memory=memory, cameras=cameras, first_latent=1 - len(clean)
+        )  # fmt: skip
+        return out[:, :, len(clean) :]
 
 
 class WorldModel:
@@ -102,6 +130,11 @@ class WorldModel:
         """Whether the network reads what memory shows at every raw frame."""
         return self._use_memory and self.network.config.memory_subframes > 0
 
+    @property
+    def reads_past(self) -> bool:
+        """Whether the network reads the frames before a window."""
+        return self.network.config.reads_past
+
     def with_sampling(self, **changes: object) -> WorldModel:
         """The same weights with other settings."""
         return WorldModel(self.network, self._name, replace(self.sampling, **changes), use_memory=self._use_memory)  # pyright: ignore
@@ -109,23 +142,27 @@ class WorldModel:
     @torch.inference_mode()
     def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:
         """Latents 1..l of the window; latent 0 stays the anchor."""
-        anchor = request.anchor[None, :, None].float()
+        anchor = request.anchor[None].float()
+        past = request.past if self.reads_past else None
         width = anchor.shape[1] * request.grid.patch**2
         memory = MemoryBatch.pad([request.tokens], width) if self._use_memory and len(request.tokens) else None
-        cameras = window_cameras([request.cameras], request.grid) if self.sampling.use_cameras else None
+        cameras = (
+            window_cameras([request.cameras], request.grid, past and [past.cameras])
+            if self.sampling.use_cameras
+            else None
+        )
         texts = [self.network.text.encode([request.prompt])]
         if self.sampling.guidance != 1 and request.prompt:
-            texts.append(torch.zeros_like(texts[0]))
-        transformer = self.network.transformer
+            texts.append(self.network.text.encode([request.avoid]) if request.avoid else torch.zeros_like(texts[0]))
+        before = None if past is None else past.latents[None].float()
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            latents = torch.cat([anchor, x], dim=2)
-            times = 1000 * sigma.expand(1, latents.shape[2]).clone()
-            times[:, 0] = 0
             answers = []
             for text in texts:
-                out = transformer(latents, times, text, memory=memory, cameras=cameras)[:, :, 1:]
-                answers.append(x0_from(out, x, sigma, transformer.config.prediction))
+                out = self.network.predict(
+                    x, sigma.expand(1), text, anchor, past=before, memory=memory, cameras=cameras
+                )
+                answers.append(x0_from(out, x, sigma, self.network.config.prediction))
             if len(answers) == 1:
                 return answers[0]
             return answers[1] + self.sampling.guidance * (answers[0] - answers[1])
@@ -135,7 +172,12 @@ class WorldModel:
         return sample(denoise, noise, levels, self.sampling.method)[0].transpose(0, 1).contiguous()
 
 
-def window_cameras(windows: list[Cameras], grid: TokenGrid) -> TokenCameras:
-    """Projective cameras of windows, one row per latent with its sub-frames; windows are recentred and scaled."""
-    views, Ks = zip(*(grid.subframe_viewmats(cameras) for cameras in windows), strict=True)
+def window_cameras(windows: list[Cameras], grid: TokenGrid, past: list[Cameras] | None = None) -> TokenCameras:
+    """Projective cameras of windows, one row per latent with its sub-frames; windows are recentred and scaled.
+
+    With `past`, the frames of a latent before each window, they have a row in front.
+    """
+    views, Ks = (list(x) for x in zip(*(grid.subframe_viewmats(cameras) for cameras in windows), strict=True))
+    for i, before in enumerate(past or []):
+        views[i], Ks[i] = torch.cat([before.viewmats[None], views[i]]), torch.cat([before.Ks[None], Ks[i]])
     return make_cameras(torch.stack(views), torch.stack(Ks), (grid.width, grid.height))

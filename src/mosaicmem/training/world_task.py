@@ -17,18 +17,22 @@ from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import lift
+from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
-from mosaicmem.models.conditioning import Alignment, MemoryTokens, assemble, draw_alignment
+from mosaicmem.models.conditioning import Alignment, MemoryTokens, assemble, canvas, draw_alignment
+from mosaicmem.models.memory_batch import MemoryBatch
 from mosaicmem.models.text import tokenize
-from mosaicmem.models.transformer import MemoryBatch, TransformerConfig
+from mosaicmem.models.transformer import TransformerConfig
 from mosaicmem.models.vae import VAE
+from mosaicmem.models.video_vae import VideoVAE
 from mosaicmem.models.world_model import WorldNetwork, window_cameras
 from mosaicmem.ops.prope import TokenCameras
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.distributed import on_device, sixteen_bits
 from mosaicmem.training.latent_clip import LatentClip, read_latents
+from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class WorldTaskConfig:
     Attributes:
         batch: Windows a step.
         latents: To generate in a window, after its anchor.
+        past: Share of steps whose windows begin with the latent of the frames before their anchor, for a network that
+            reads it.
         no_memory, no_cameras, no_text: Shares of samples without; one model then answers for every ablation.
         recent: Share of samples whose memory is only the newest few keyframes.
         future: Share of samples whose memory may also come from after the window: a clip seen from its end.
@@ -49,12 +55,16 @@ class WorldTaskConfig:
             encoded again as in generation, against drift.
         moving: What a cell that shows only moving things counts in the loss more than one that shows none.
         event: Share of samples of a clip with an event that begin right at it.
+        pixels: What an error in decoded frames counts beside one in latents, where the autoencoder can be
+            differentiated.
+        pixel_cells: Side of the square, in cells, of every latent that is decoded for it.
         shift: Of the noise levels.
         seed: Of all draws.
     """
 
     batch: int = 8
     latents: int = 4
+    past: float = 0.8
     no_memory: float = 0.12
     no_cameras: float = 0.1
     no_text: float = 0.12
@@ -67,6 +77,8 @@ class WorldTaskConfig:
     rehearse: float = 0.15
     moving: float = 8.0
     event: float = 0.4
+    pixels: float = 10.0
+    pixel_cells: int = 8
     shift: float = 2.0
     seed: int = 0
 
@@ -82,6 +94,7 @@ class WorldBatch:
     words: Int64[Tensor, "b s"]
     memory: MemoryBatch | None
     cameras: TokenCameras
+    past: Float[Tensor, "b c h w"] | None = None
 
 
 class WorldTask:
@@ -103,6 +116,7 @@ class WorldTask:
     ) -> None:  # fmt: skip
         self.settings, self.grid, self.words = config or WorldTaskConfig(), grid, words
         self.vae = vae
+        self._decoder = vae.requires_grad_(False) if isinstance(vae, VideoVAE) and self.settings.pixels else None
         self.module = WorldNetwork(model, words)
         self.module.transformer.look_at_own_place()
         self._paths, self._held_out = list(paths), list(held_out)
@@ -117,34 +131,46 @@ class WorldTask:
             [self._sample(self._paths, first + i) for i in range(rank, self.settings.batch, world_size)]
         )
 
+    def samples(self, indices: Sequence[int], *, held_out: bool = False) -> tuple[list[dict[str, Any]], WorldBatch]:
+        """Windows by number, for tasks that go on from what this model makes of them, and their batch.
+
+        A sample's `shown` is what memory shows of its reference frames (latents and good cells, None without memory),
+        its `still` their true image latents `[l c h w]`. Held-out windows are not spoilt in any way.
+        """
+        paths = self._held_out if held_out else self._paths
+        found = [self._sample(paths, i, plain=held_out) for i in indices]
+        return found, self._collate(found)
+
     def loss(self, module: nn.Module, batch: WorldBatch) -> tuple[Tensor, dict[str, float]]:
         """Velocity error of the latents to generate, channels weighted by what they do to pixels."""
         assert isinstance(module, WorldNetwork)
         sigma = batch.sigma[:, None, None, None, None]
-        x0, anchor = batch.latents[:, :, 1:], batch.latents[:, :, :1]
+        x0, anchor = batch.latents[:, :, 1:], batch.latents[:, :, 0]
         noisy = add_noise(x0, batch.noise, sigma)
-        times = 1000 * batch.sigma[:, None].repeat(1, batch.latents.shape[2])
-        times[:, 0] = 0
-        out = module.transformer(
-            torch.cat([anchor, noisy], dim=2),
-            times,
-            module.text(batch.words),
-            memory=batch.memory,
-            cameras=batch.cameras,
-        )[:, :, 1:]
+        out = module.predict(
+            noisy, batch.sigma, module.text(batch.words), anchor,
+            past=batch.past, memory=batch.memory, cameras=batch.cameras,
+        )  # fmt: skip
         kind = module.config.prediction
         weight = channel_weights(module.gain[1])[:, None, None, None]
         loss = flow_loss(out, x0, batch.noise, sigma, kind, weight=weight * batch.weight)
+        guess = x0_from(out, noisy, sigma, kind)
+        metrics: dict[str, float] = {}
+        if self._decoder is not None:
+            cells = self.settings.pixel_cells if torch.is_grad_enabled() else max(x0.shape[-2:])
+            seen = pixel_loss(self._decoder, guess, x0, batch.weight, cells)
+            loss = loss + self.settings.pixels * seen
+            metrics["pixel_error"] = float(seen.detach())
         with torch.no_grad():
-            x0_error = out - x0 if kind == "x0" else (noisy - sigma * out) - x0
             high = batch.sigma > 0.7
-            error = (weight * x0_error.square())[high].mean() if bool(high.any()) else torch.tensor(float("nan"))
-        return loss, {"x0_error_high": float(error)}
+            error = (weight * (guess - x0).square())[high].mean() if bool(high.any()) else torch.tensor(float("nan"))
+        return loss, {"x0_error_high": float(error), **metrics}
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Held-out one-step x0 error from pure noise, with memory and without."""
+        """Held-out one-step x0 error from pure noise, with memory and without; with it, that of pixels too."""
         errors: dict[str, list[float]] = {"with": [], "without": []}
+        pixels: list[float] = []
         assert isinstance(module, WorldNetwork)
         for start in range(0, 32, 8):
             samples = [self._sample(self._held_out, 10**6 + start + i, plain=True) for i in range(8)]
@@ -152,8 +178,12 @@ class WorldTask:
                 batch = self._collate(samples, memory=name == "with")
                 one = torch.ones(len(samples))
                 clean = on_device(replace(batch, sigma=one), module.gain.device)
-                errors[name].append(self.loss(module, clean)[1]["x0_error_high"])
-        return {f"held_out_{k}_memory": float(np.mean(v)) for k, v in errors.items()}
+                metrics = self.loss(module, clean)[1]
+                errors[name].append(metrics["x0_error_high"])
+                if name == "with" and "pixel_error" in metrics:
+                    pixels.append(metrics["pixel_error"])
+        found = {f"held_out_{k}_memory": float(np.mean(v)) for k, v in errors.items()}
+        return found | ({"held_out_pixels": float(np.mean(pixels))} if pixels else {})
 
     def config(self) -> dict[str, Any]:
         """Settings, model sizes and the data's identity."""
@@ -167,18 +197,22 @@ class WorldTask:
     def _sample(self, paths: list[Path], index: int, plain: bool = False) -> dict[str, Any]:
         cfg, rng = self.settings, np.random.default_rng((self.settings.seed, index))
         clip = read_latents(paths[int(rng.integers(len(paths)))])
-        start = _window_start(clip, cfg.latents, rng, cfg.event)
+        # one for a whole step: samples with memory of one kind have about as many tokens, and need little padding
+        step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + index // cfg.batch)
+        alignment = "mixture" if plain else draw_alignment(step)
+        with_past = self.module.config.reads_past and (plain or float(torch.rand((), generator=step)) < cfg.past)
+        start = _window_start(clip, cfg.latents, rng, cfg.event, int(with_past))
         generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
         history = clip.echo if not plain and rng.random() < cfg.echo else clip.image
+        groups = clip.groups
         if not plain and rng.random() < cfg.rehearse:
-            history = self._rehearsed(clip, history, start, rng, generator)
-        # one for a whole step: memory of one kind has about as many tokens in every sample, and needs little padding
-        step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + index // cfg.batch)
-        return self._window(clip, history, start, rng, generator, plain, "mixture" if plain else draw_alignment(step))
+            history, groups = self._rehearsed(clip, history, start, rng, generator)
+        past = groups[start - 1] if with_past else None
+        return self._window(clip, history, start, rng, generator, plain, alignment, past)
 
     def _window(
         self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator,
-        plain: bool = True, alignment: Alignment = "mixture",
+        plain: bool = True, alignment: Alignment = "mixture", past: Tensor | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """The sample of one window; a plain one keeps everything and spoils nothing."""
         cfg = self.settings
@@ -190,7 +224,8 @@ class WorldTask:
         if not plain and rng.random() < cfg.degrade:
             level = float(rng.uniform(0, 0.15))
             anchor = anchor + level * torch.randn(anchor.shape, generator=generator)
-        tokens = self._memory(clip, history, start, told, window, rng, generator, plain, alignment)
+            past = None if past is None else past + level * torch.randn(past.shape, generator=generator)
+        tokens, shown = self._memory(clip, history, start, told, window, rng, generator, plain, alignment)
         with_cameras = plain or rng.random() >= cfg.no_cameras
         prompt = f"{clip.caption} {clip.event}." if told else clip.caption
         sigma = draw_sigma(1, generator, cfg.shift)
@@ -198,59 +233,67 @@ class WorldTask:
             "latents": torch.cat([anchor, groups]).transpose(0, 1),
             "sigma": sigma[0],
             "noise": torch.randn(groups.transpose(0, 1).shape, generator=generator),
-            "weight": _cell_weights(clip, slice(start, start + cfg.latents), cfg.moving),
+            "weight": cell_weights(clip, slice(start, start + cfg.latents), cfg.moving),
             "prompt": prompt if plain or rng.random() >= cfg.no_text else "",
             "tokens": tokens,
+            "shown": shown,
+            "still": clip.image[start + 1 : start + cfg.latents + 1],
             "window": window.recentred().scaled(1 / scale),
+            "past": past,
+            "before": None if past is None else _before(clip, start, scale),
             "cameras": with_cameras,
         }
 
     @torch.no_grad()
     def _rehearsed(
         self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator
-    ) -> Tensor:
-        """History whose newest frames before `start` the model made, in one step a window, from what came before."""
+    ) -> tuple[Tensor, Tensor]:
+        """History and groups whose newest frames before `start` the model made, one step a window, from what was
+        before."""
         size = self.settings.latents
         windows = min(int(rng.integers(1, 3)), start // size)
         first = start - windows * size
         event = (clip.event_frame - 1) // STEP if clip.event else start
         if self.vae is None or not windows or first < event < start:
-            return history
-        history = history.clone()
+            return history, clip.groups
+        history, groups = history.clone(), clip.groups.clone()
         for at in range(first, start, size):
-            history[at + 1 : at + size + 1] = self._imagine(self._window(clip, history, at, rng, generator))
-        return history
+            past = groups[at - 1] if at and self.module.config.reads_past else None
+            sample = self._window(clip, history, at, rng, generator, past=past)
+            history[at + 1 : at + size + 1], groups[at : at + size] = self._imagine(sample)
+        return history, groups
 
-    def _imagine(self, sample: dict[str, Any]) -> Float[Tensor, "l c h w"]:
-        """A window by the model as it is now, in one step, as memory would hold its reference frames."""
-        assert self.vae is not None
+    @torch.no_grad()
+    def guess(self, batch: WorldBatch) -> Float[Tensor, "b c g h w"]:
+        """Windows by the model as it is now, in one step from pure noise."""
         module, device = self.module, self.module.gain.device
-        batch = on_device(self._collate([{**sample, "sigma": torch.ones(())}]), device)
-        anchor, times = batch.latents[:, :, :1], torch.full((1, batch.latents.shape[2]), 1000.0, device=device)
-        times[:, 0] = 0
+        batch = on_device(replace(batch, sigma=torch.ones_like(batch.sigma)), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=sixteen_bits("auto", device)):
-            out = module.transformer(
-                torch.cat([anchor, batch.noise], dim=2),
-                times,
-                module.text(batch.words),
-                memory=batch.memory,
-                cameras=batch.cameras,
-            )[:, :, 1:]
-        x0 = x0_from(out.float(), batch.noise, torch.ones((), device=device), module.config.prediction)
-        frames = self.vae.decode_video(torch.cat([anchor, x0], dim=2).cpu())[0].transpose(0, 1)
-        return self.vae.encode_image(frames[STEP::STEP])
+            out = module.predict(
+                batch.noise, batch.sigma, module.text(batch.words), batch.latents[:, :, 0],
+                past=batch.past, memory=batch.memory, cameras=batch.cameras,
+            )  # fmt: skip
+        return x0_from(out.float(), batch.noise, torch.ones((), device=device), module.config.prediction)
+
+    def _imagine(self, sample: dict[str, Any]) -> tuple[Float[Tensor, "l c h w"], Float[Tensor, "l c h w"]]:
+        """A window by the model as it is now, in one step: as memory would hold its reference frames, and itself."""
+        assert self.vae is not None
+        batch = self._collate([sample])
+        anchor, x0 = batch.latents[:, :, :1], self.guess(batch).cpu()
+        frames = self.vae.decode_video(torch.cat([anchor, x0], dim=2))[0].transpose(0, 1)
+        return self.vae.encode_image(frames[STEP::STEP]), x0[0].transpose(0, 1)
 
     def _memory(
         self, clip: LatentClip, history: Tensor, start: int, told: bool, window: Cameras,
         rng: np.random.Generator, generator: torch.Generator, plain: bool, alignment: Alignment,
-    ) -> MemoryTokens | None:  # fmt: skip
-        """What memory would show of this window."""
+    ) -> tuple[MemoryTokens | None, tuple[Tensor, Tensor] | None]:  # fmt: skip
+        """What memory would show of this window, as tokens and as a picture of its reference frames (`canvas`)."""
         cfg = self.settings
         chosen = choose_keyframes(
             len(clip.image), start, cfg, rng, clip.event_frame if clip.event and not told else None
         )
         if not plain and rng.random() < cfg.no_memory:
-            return None
+            return None, None
         store = PatchStore.empty()
         level = float(rng.uniform(0, 0.15)) if not plain and rng.random() < cfg.degrade else 0.0
         error = 0.0 if plain else cfg.depth_error
@@ -262,14 +305,18 @@ class WorldTask:
         if self.module.config.memory_subframes:
             earlier = retrieve(store, window[frames[:, :-1].flatten()], self.grid, RetrievalConfig())
         drawn, kernel = None if plain else generator, None if self.vae is None else self.vae.kernel
-        return assemble(store, mosaic, alignment, first_latent=1, subframes=earlier, kernel=kernel, generator=drawn)
+        read = canvas(store, mosaic if earlier is None else Mosaic.cat([mosaic, earlier]), kernel=kernel)
+        tokens = assemble(store, mosaic, alignment, first_latent=1, subframes=earlier, read=read, generator=drawn)
+        return tokens, (read[0][: cfg.latents], read[1][: cfg.latents])
 
     def _collate(self, samples: list[dict[str, Any]], memory: bool = True) -> WorldBatch:
         width = self.module.config.in_channels * self.grid.patch**2
         tokens = [s["tokens"] if memory else None for s in samples]
         empty = _no_tokens(width)
         batch = MemoryBatch.pad([t if t is not None else empty for t in tokens], width)
-        cameras = window_cameras([s["window"] for s in samples], self.grid)
+        past = [s["past"] for s in samples if s["past"] is not None]
+        before = [s["before"] for s in samples] if past else None
+        cameras = window_cameras([s["window"] for s in samples], self.grid, before)
         off = torch.tensor([not s["cameras"] for s in samples])
         for matrices in (cameras.P, cameras.PT, cameras.Pinv):
             matrices[off] = torch.eye(4)
@@ -281,13 +328,8 @@ class WorldTask:
             tokenize([s["prompt"] for s in samples], self.words),
             batch if len(batch) else None,
             cameras,
+            torch.stack(past) if past else None,
         )
-
-
-def channel_weights(gain: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
-    """Weights of mean 1, in proportion to what a channel does to pixels: halfway between latents and pixels."""
-    weight = gain.clamp(min=1e-4)
-    return weight / weight.mean()
 
 
 def choose_keyframes(
@@ -315,22 +357,22 @@ def choose_keyframes(
     return [*[k for k in chosen if k < start], start, *[k for k in chosen if k > start]]
 
 
-def _window_start(clip: LatentClip, latents: int, rng: np.random.Generator, at_event: float) -> int:
+def _before(clip: LatentClip, start: int, scale: float) -> Cameras:
+    """Cameras of the group before an anchor, as the window's."""
+    cameras = clip.cameras[[STEP * start, *range(STEP * (start - 1) + 1, STEP * start + 1)]]
+    return cameras.recentred().scaled(1 / scale)[1:]
+
+
+def _window_start(clip: LatentClip, latents: int, rng: np.random.Generator, at_event: float, first: int = 0) -> int:
     """An anchor keyframe whose window the clip holds and no event splits; often right before the event."""
     last = len(clip.groups) - latents
     if not clip.event:
-        return int(rng.integers(0, last + 1))
+        return int(rng.integers(min(first, last), last + 1))
     at = (clip.event_frame - 1) // STEP
-    if at <= last and rng.random() < at_event:
+    if first <= at <= last and rng.random() < at_event:
         return at
-    whole = [s for s in range(last + 1) if s + latents <= at or s >= at]
+    whole = [s for s in range(first, last + 1) if s + latents <= at or s >= at]
     return int(rng.choice(whole))
-
-
-def _cell_weights(clip: LatentClip, groups: slice, more: float) -> Float[Tensor, "1 g h w"]:
-    if clip.moving is None:
-        return torch.ones_like(clip.groups[groups, 0])[None]
-    return 1 + more * clip.moving[groups][None]
 
 
 def _keyframe(

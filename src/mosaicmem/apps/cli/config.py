@@ -81,6 +81,7 @@ class GenerationConfig:
         min_confidence: Remember no pixel whose depth is believed less than this.
         consistent: Remember nothing that lies where an observed frame saw free space.
         anchor_noise: Spread of noise on the last frame's latent, against drift; trained models know up to 0.15.
+        refine: Sharpen decoded frames by what memory shows of them, where the model can.
         memory_mb: Largest memory in megabytes; beyond it, what others show as well is forgotten. Unset: no limit.
     """
 
@@ -92,6 +93,7 @@ class GenerationConfig:
     min_confidence: float = 0.0
     consistent: bool = True
     anchor_noise: float = 0.0
+    refine: bool = True
     memory_mb: float | None = None
 
     def __post_init__(self) -> None:
@@ -118,7 +120,7 @@ class GenerationConfig:
             memory_bytes=None if self.memory_mb is None else int(1e6 * self.memory_mb),
             lifting=lifting,
         )
-        return RolloutConfig(self.alignment, retrieval, keyframes, self.anchor_noise, show_mosaic=False)
+        return RolloutConfig(self.alignment, retrieval, keyframes, self.anchor_noise, self.refine, show_mosaic=False)
 
 
 @dataclass(frozen=True)

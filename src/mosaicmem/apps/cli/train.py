@@ -5,7 +5,8 @@
   depth    depth of a single frame, on clips
   encode   clips to latents, with a trained autoencoder
   world    the video model with memory, on latents
-  export   the three networks as a folder that --backend reads
+  refiner  what makes decoded frames sharp by what memory shows, behind a world model
+  export   the networks as a folder that --backend reads
 
 Each has its own --help. Trainings resume by themselves: the same command goes on where the last one stopped. Several
 ranks: torchrun --nproc-per-node 2 -m mosaicmem train world ...
@@ -28,7 +29,7 @@ from mosaicmem.errors import ConfigError
 
 EXAMPLE = "mosaicmem train data --seeds 0:200"
 
-Part = Literal["data", "vae", "depth", "encode", "world", "export"]
+Part = Literal["data", "vae", "depth", "encode", "world", "refiner", "export"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 

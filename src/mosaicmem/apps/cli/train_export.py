@@ -17,14 +17,14 @@ from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.options import Common
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError
-from mosaicmem.models.checkpoint import load_depth, load_vae, load_world, read_header
+from mosaicmem.models.checkpoint import load_depth, load_refiner, load_vae, load_world, read_header
 from mosaicmem.models.presets import PARTS, Part, weights_file
 from mosaicmem.training.checkpoint import copy_weights
 from mosaicmem.training.encode import weights_of
 
 EXAMPLE = "mosaicmem train export --vae latents --depth runs/depth --world runs/world --out model"
 
-_LOADERS = {"vae": load_vae, "depth": load_depth, "world": load_world}
+_LOADERS = {"vae": load_vae, "depth": load_depth, "world": load_world, "refiner": load_refiner}
 
 
 @dataclass(kw_only=True)
@@ -37,6 +37,8 @@ class Args(Common):
     """Training of the depth network, or its exported weights."""
     world: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Training of the world model, or its exported weights."""
+    refiner: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """Training of the refiner, or its exported weights."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: that of the file)")] = None
     """What results call these networks."""
 
@@ -45,7 +47,7 @@ def run(args: Args, session: Session) -> Result:
     """Export what is named, and read it back."""
     given: dict[Part, Path] = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
     if not given:
-        raise ConfigError("train export: nothing to export; give --vae, --depth or --world")
+        raise ConfigError("train export: nothing to export; give --vae, --depth, --world or --refiner")
     about: dict[str, Any] = {}
     with session.folder(inputs=list(given.values())) as out, tempfile.TemporaryDirectory() as scratch:
         for part, source in given.items():

@@ -62,14 +62,7 @@ def run(args: Args, session: Session) -> Result:
     loop, settings = loop_of(args, args.loop, args.seed), seeded(args.task, args.seed)
 
     def make() -> WorldTask:
-        paths = encoded_clips(args.latents)[: args.clips]
-        held = encoded_clips(args.latents / HELD_FOLDER)
-        if not paths or not held:
-            what = "encoded clips" if not paths else f"{HELD_FOLDER}/ clips"
-            raise InputError(f"{args.latents}: no {what}; make them with `mosaicmem train encode`")
-        first = read_latents(paths[0])
-        stride = first.cameras.width // first.image.shape[-1]
-        grid = TokenGrid(first.cameras.width, first.cameras.height, stride, args.model.patch_size[1], STEP)
+        paths, held, grid = clips_and_grid(args.latents, args.clips, args.model.patch_size[1])
         torch.manual_seed(args.seed)
         vae = load_vae(args.latents / VAE_FILE)
         subframes = subframe_width(args.model.in_channels, grid) if args.model.memory_subframes else 0
@@ -79,3 +72,18 @@ def run(args: Args, session: Session) -> Result:
         return task
 
     return run_fit(args, session, make, loop)
+
+
+def clips_and_grid(latents: Path, count: int | None, patch: int) -> tuple[list[Path], list[Path], TokenGrid]:
+    """Encoded clips of a folder to train on and to hold out, and their token grid.
+
+    Raises:
+        InputError: if there are none.
+    """
+    paths, held = encoded_clips(latents)[:count], encoded_clips(latents / HELD_FOLDER)
+    if not paths or not held:
+        what = "encoded clips" if not paths else f"{HELD_FOLDER}/ clips"
+        raise InputError(f"{latents}: no {what}; make them with `mosaicmem train encode`")
+    first = read_latents(paths[0])
+    stride = first.cameras.width // first.image.shape[-1]
+    return paths, held, TokenGrid(first.cameras.width, first.cameras.height, stride, patch, STEP)
