@@ -12,6 +12,7 @@ from tests.training.test_posed_video import write_entry
 from mosaicmem.apps.cli import train_data, train_fit
 from mosaicmem.apps.cli.main import main
 from mosaicmem.apps.cli.train import PARTS
+from mosaicmem.generation.backend import load_models
 from mosaicmem.models.checkpoint import load_depth, load_vae, load_world
 from mosaicmem.training.cache import HELD_FOLDER, ClipCache, write_clip
 from mosaicmem.training.loop import Progress, TrainConfig
@@ -24,6 +25,7 @@ WORLD = (
     "--model.in-channels 4 --model.out-channels 4 --model.num-attention-heads 1 --model.attention-head-dim 32 "
     "--model.text-dim 16 --model.num-layers 1 --model.ffn-dim 32 --model.freq-dim 16 --task.batch 2 --words 12"
 )
+REFINER = "--model.channels 4 --model.width 8 --model.blocks 1 --task.batch 2 --task.windows 4 --task.pixel-cells 2"
 
 
 @pytest.fixture
@@ -69,9 +71,16 @@ def test_from_nothing_to_a_model(run, data, tmp_path):
     assert {p.name for p in (tmp_path / "world").iterdir()} == set(train_fit.WRITTEN) - {"picture.png"}
     record = json.loads((tmp_path / "world" / "run.json").read_text())
     assert record["config"]["model"]["num_layers"] == 1 and record["seed"] == 42
-    sources = ("--vae", tmp_path / "latents", "--depth", tmp_path / "depth", "--world", tmp_path / "world")
+    behind = ("--latents", tmp_path / "latents", "--world", tmp_path / "world", "--out", tmp_path / "refiner")
+    refined = fine(f"refiner {REFINER} --steps 2", *behind)
+    assert refined["step"] == 2 and {"held_out_made_psnr", "held_out_refined_psnr"} <= set(refined["last"])
+    assert {p.name for p in (tmp_path / "refiner").iterdir()} == set(train_fit.WRITTEN)
+    parts = ("vae", "depth", "world", "refiner")
+    sources = [x for part in parts for x in (f"--{part}", tmp_path / ("latents" if part == "vae" else part))]
     exported = fine("export --name micro", *sources, "--out", tmp_path / "model")
     assert exported["parts"]["world"]["task"]["settings"]["seed"] == 42
+    whole = load_models(tmp_path / "model")
+    assert whole.refiner is not None and whole.refiner.config.width == 8
     vae, depth, model = (tmp_path / "model" / f"{name}.safetensors" for name in ("vae", "depth", "world"))
     vae, depth, model = load_vae(vae), load_depth(depth), load_world(model)
     assert vae.kernel is not None  # fitted by `encode`, and exported
