@@ -75,14 +75,11 @@ def _angle(dot, cross):
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
-def _past(x, y, front, rival, depth, cx, cy, cz, slack):
+def _past(x, y, front, depth, cx, cy, cz, slack):
     """Whether a camera at `(cx, cy, cz)` looked past the ray's point at depth `front` when it saw that at `depth`.
 
-    It did if it sees both along one line, to a tangent of `slack`; and it knows better than whoever shows the nearer
-    one if it stands nearer to the view than they do, whose squared distance is `rival`.
+    It did if it sees both along one line, to a tangent of `slack`.
     """
-    if cx * cx + cy * cy + cz * cz >= rival:
-        return False
     ax, ay, az = front * x - cx, front * y - cy, front - cz
     bx, by, bz = depth * x - cx, depth * y - cy, depth - cz
     nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
@@ -115,9 +112,12 @@ def view_quality(zmin, depth, rho, tau, center, moved, focal, principal, stride,
             for j in range(w):
                 near = zmin[k, i, j] <= (1 + tau) * front[j]
                 rival[j] = away if near and away < rival[j] else rival[j]
-                placed[j] = zmin[k, i, j] if moved[k] and zmin[k, i, j] < placed[j] else placed[j]
+            if moved[k]:
+                for j in range(w):
+                    placed[j] = min(placed[j], zmin[k, i, j])
         for k in range(count):
             cx, cy, cz = center[k, 0], center[k, 1], center[k, 2]
+            away = cx * cx + cy * cy + cz * cz
             for j in range(w):
                 x = ((j + 0.5) * stride - principal[0]) / focal[0]
                 d = depth[k, i, j]
@@ -125,10 +125,18 @@ def view_quality(zmin, depth, rho, tau, center, moved, focal, principal, stride,
                 nx, ny, nz = y * qz - qy, qx - x * qz, x * qy - y * qx  # (x, y, 1) cross q
                 angle = _angle(x * qx + y * qy + qz, math.sqrt(nx * nx + ny * ny + nz * nz))
                 large = rho[k, i, j] if rho[k, i, j] > 1.0 else 1.0
-                shown = (zmin[k, i, j] < np.inf) & (zmin[k, i, j] <= (1 + tau) * placed[j])
-                if shown and zmin[k, i, j] > (1 + tau) * front[j]:
-                    shown = (not moved[k]) and _past(x, y, front[j], rival[j], d, cx, cy, cz, slack)
-                quality[k, i, j] = 0.5 + 0.5 / ((1 + angle * per_theta) * large) if shown else 0.0
+                quality[k, i, j] = 0.5 + 0.5 / ((1 + angle * per_theta) * large)
+            for j in range(w):  # apart, so that the loop above has no branches
+                z = zmin[k, i, j]
+                if z == np.inf:
+                    quality[k, i, j] = 0.0
+                elif z > (1 + tau) * front[j]:  # who stands nearer than those who show the front knows better
+                    if moved[k] or away >= rival[j] or z > (1 + tau) * placed[j]:
+                        quality[k, i, j] = 0.0
+                        continue
+                    x = ((j + 0.5) * stride - principal[0]) / focal[0]
+                    if not _past(x, y, front[j], depth[k, i, j], cx, cy, cz, slack):
+                        quality[k, i, j] = 0.0
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -183,27 +191,30 @@ def assign_owners(
             for k in range(count):
                 for j in range(n * patch):
                     front[j] = min(front[j], depth[k, i, j] if good[k, i, j] else np.inf)
-            for k in range(len(block)):
-                for j in range(n * patch):
-                    near = block[k, i, j] <= (1 + tau) * front[j]
-                    rival[j] = away[k] if near and away[k] < rival[j] else rival[j]
-                    placed[j] = block[k, i, j] if moved[k] and block[k, i, j] < placed[j] else placed[j]
+            hidden = 0
             for k in range(count):
-                p = picks[k]
                 for j in range(n * patch):
-                    near = good[k, i, j] and depth[k, i, j] <= (1 + tau) * front[j]
-                    rival[j] = away[p] if near and away[p] < rival[j] else rival[j]
-                    closer = good[k, i, j] and moved[p] and depth[k, i, j] < placed[j]
-                    placed[j] = depth[k, i, j] if closer else placed[j]
+                    hidden += good[k, i, j] and depth[k, i, j] > (1 + tau) * front[j]
+            if hidden:  # in few rows; only these ask who stands nearest and what was moved
+                for k in range(len(block)):
+                    for j in range(n * patch):
+                        near = block[k, i, j] <= (1 + tau) * front[j]
+                        rival[j] = away[k] if near and away[k] < rival[j] else rival[j]
+                        placed[j] = min(placed[j], block[k, i, j]) if moved[k] else placed[j]
+                for k in range(count):
+                    p = picks[k]
+                    for j in range(n * patch):
+                        near = good[k, i, j] and depth[k, i, j] <= (1 + tau) * front[j]
+                        rival[j] = away[p] if near and away[p] < rival[j] else rival[j]
+                        closer = good[k, i, j] and moved[p] and depth[k, i, j] < placed[j]
+                        placed[j] = depth[k, i, j] if closer else placed[j]
             for k in range(count):
                 p, c = picks[k], center[picks[k]]
                 for j in range(n * patch):
                     if good[k, i, j] and depth[k, i, j] > (1 + tau) * front[j]:
                         x = ((j + 0.5) * stride - principal[0]) / focal[0]
-                        seen = (not moved[p]) and depth[k, i, j] <= (1 + tau) * placed[j]
-                        good[k, i, j] = seen and _past(
-                            x, y, front[j], rival[j], depth[k, i, j], c[0], c[1], c[2], slack
-                        )
+                        knows = (not moved[p]) and away[p] < rival[j] and depth[k, i, j] <= (1 + tau) * placed[j]
+                        good[k, i, j] = knows and _past(x, y, front[j], depth[k, i, j], c[0], c[1], c[2], slack)
                     if good[k, i, j]:
                         votes_row[j // patch, k] += weight[k] * (2 * quality[picks[k], i, j] - 1)
         for tj in range(n):

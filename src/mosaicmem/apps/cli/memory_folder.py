@@ -208,9 +208,12 @@ def vae_of(meta: MemoryMeta, path: Path | None, session: Session) -> VAE:
         session.config = replace(session.config, grid=grid)
     vae = open_vae(path or (Path(meta.vae_path) if meta.vae_path else None), session)
     if vae.name != meta.vae:
-        raise InputError(
-            f"this memory holds latents of the VAE {meta.vae!r}, --vae gives {vae.name!r}; leave --vae out"
-        )
+        if path is None:
+            raise InputError(
+                f"this memory holds latents of the VAE {meta.vae!r}, which does not come with the package; name its "
+                "weights with --vae"
+            )
+        raise InputError(f"this memory holds latents of the VAE {meta.vae!r}, --vae gives {vae.name!r}")
     return vae
 
 
