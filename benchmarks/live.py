@@ -7,6 +7,7 @@ Runs `mosaicmem explore` in a process of its own and drives it as the page does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import struct
@@ -26,15 +27,18 @@ TOKEN = "benchmark0123456789"
 class Viewer:
     """What the page does, without a screen."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, stack: contextlib.ExitStack) -> None:
         cookie = {"Cookie": f"mosaicmem_{port}={TOKEN}"}
         address = f"127.0.0.1:{port}"
-        self.socket = connect(
-            f"ws://{address}/walk",
-            origin=f"http://{address}",  # pyright: ignore[reportArgumentType]
-            additional_headers=cookie,
-            max_size=None,
-            proxy=None,
+        self.socket = stack.enter_context(
+            connect(
+                f"ws://{address}/walk",
+                origin=f"http://{address}",  # pyright: ignore[reportArgumentType]
+                additional_headers=cookie,
+                max_size=None,
+                proxy=None,
+                ping_interval=None,
+            )
         )
         self.number = 0
 
@@ -97,12 +101,12 @@ def throughput(viewer: Viewer, seconds: float) -> float:
     return round(rate, 1)
 
 
-def load(port: int, pid: int, watchers: int, seconds: float) -> dict[str, Any]:
+def load(port: int, pid: int, watchers: int, seconds: float, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Many watchers of one walk; one of them drives, one of them reads nothing."""
     stop, counts = threading.Event(), [0] * watchers
 
     def watch(i: int) -> None:
-        viewer = Viewer(port)
+        viewer = Viewer(port, stack)
         while not stop.is_set():
             if i == 1:
                 stop.wait(1)
@@ -131,7 +135,7 @@ def main() -> None:
     parser.add_argument("--watchers", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=10.0)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         begin = time.perf_counter()
         command = [
             *(sys.executable, "-m", "mosaicmem", "explore", "--model", args.model, "--scene", str(args.scene)),
@@ -142,7 +146,7 @@ def main() -> None:
         try:
             line = next(line for line in process.stderr if line.startswith("open "))
             port = int(line.split(":")[2].split("/")[0])
-            viewer = Viewer(port)
+            viewer = Viewer(port, stack)
             viewer.view()
             found: dict[str, Any] = {"model": args.model, "first_picture_s": round(time.perf_counter() - begin, 2)}
             for _ in range(3):
@@ -151,7 +155,8 @@ def main() -> None:
             found |= latency(viewer, args.steps)
             found["frames_a_second"] = throughput(viewer, min(args.seconds, 10.0))
             if args.watchers:
-                found["load"] = load(port, process.pid, args.watchers, args.seconds)
+                viewer.socket.close()
+                found["load"] = load(port, process.pid, args.watchers, args.seconds, stack)
             print(json.dumps(found, indent=1))
         finally:
             process.terminate()

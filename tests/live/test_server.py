@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import struct
@@ -218,16 +219,12 @@ def test_too_many_messages_end_the_conversation(server: Served) -> None:
 
 
 def test_one_more_viewer_than_allowed_is_sent_away(server: Served) -> None:
-    sockets = [server.connect() for _ in range(MAX_WATCHERS)]
-    try:
-        for socket in sockets:
-            Client(socket).until(type="view")
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_WATCHERS):
+            Client(stack.enter_context(server.connect())).until(type="view")
         with server.connect() as late, pytest.raises(websockets.exceptions.ConnectionClosed) as caught:
             late.recv(timeout=90)
         assert caught.value.rcvd.code == 1013
-    finally:
-        for socket in sockets:
-            socket.close()
     end = time.monotonic() + 90
     while server.broadcast.watchers and time.monotonic() < end:
         time.sleep(0.02)

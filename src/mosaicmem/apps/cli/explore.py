@@ -45,7 +45,7 @@ from mosaicmem.live.recording import Recorder, Recording
 from mosaicmem.live.session import Session as LiveSession
 
 EXAMPLE = "mosaicmem explore --scene 900018 --record walk.jsonl"
-SCENE = 900_001
+SCENE = 900_020
 
 
 @dataclass(kw_only=True)

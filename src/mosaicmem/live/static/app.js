@@ -93,7 +93,7 @@ function controls(found) {
     dom.pause.textContent = found.paused ? "Paused" : "Pause";
     dom.one.disabled = !found.paused;
   }
-  if (found.replaying !== undefined) document.body.dataset.replaying = found.replaying;
+  if (found.replaying !== undefined) dom.take.hidden = !found.replaying;
   if (found.words && !seenWords(found.words)) dom.said.textContent = found.words.length ? `Said: ${found.words.join("; ")}` : "";
 }
 
@@ -149,10 +149,8 @@ addEventListener("keydown", (event) => {
 });
 dom.view.addEventListener("place", ({ detail }) => edits.clicked(detail.u, detail.v));
 dom.memory.addEventListener("click", () => link.do({ do: "memory", on: dom.memory.getAttribute("aria-pressed") !== "true" }));
-dom.pause.addEventListener("click", () => {
-  if (document.body.dataset.replaying === "true" && status.paused) link.control("resume");
-  else link.control(status.paused ? "resume" : "pause");
-});
+dom.pause.addEventListener("click", () => link.control(status.paused ? "resume" : "pause"));
+dom.take.addEventListener("click", () => link.control("take over"));
 dom.one.addEventListener("click", () => link.control("step"));
 dom.help.addEventListener("click", () => dom.keys.showModal());
 dom.home.addEventListener("click", () => space.home());
