@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 
@@ -123,6 +124,15 @@ def test_options_that_contradict_each_other_are_refused(run, argv, words) -> Non
     ran = run("explore", *argv, "--no-browser")
     assert ran.code == 2
     assert words in ran.err
+
+
+def test_a_missing_extra_is_named_before_anything_is_written(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
+    ran = run("explore", *SMALL)
+    assert ran.code == 4 and "pip install 'mosaicmem[explore]'" in ran.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_begun_in_is_named(run, tmp_path) -> None:

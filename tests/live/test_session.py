@@ -93,7 +93,7 @@ def test_pause_holds_commands_back_step_lets_one_through_and_questions_overtake(
         asked = threading.Event()
         s.ask(lambda _: asked.set())
         assert asked.wait(PATIENCE)
-        assert viewer.receipts == [] and s.status.paused
+        assert viewer.receipts == [] and s.status.paused and s.status.waiting == 3
         s.step()
         viewer.wait(1)
         asked.clear()
@@ -111,7 +111,8 @@ def test_no_more_is_held_back_than_the_queue_holds(tmp_path) -> None:
         sent = 0
         while sent < 6:
             sent += s.submit(Move()).state == "received"
-        viewer.wait(2)
+        viewer.wait(4)
+        assert s.status.waiting == 2
         assert {r.state for r in viewer.receipts} == {"refused"}
 
 

@@ -96,6 +96,7 @@ class Session:
         self._go = threading.Condition(self._lock)
         self._paused, self._allowed, self._stopping = False, 0, False
         self._replaying = False
+        self._held: list[_Job] = []  # commands that wait for a paused session; questions overtake them
         self._began = time.perf_counter()
         self._thread = threading.Thread(target=self._run, name="mosaicmem-walk", daemon=True)
 
@@ -167,7 +168,7 @@ class Session:
     @property
     def status(self) -> Status:
         """How it is doing now."""
-        return Status(self._jobs.qsize(), self._paused, self._applied, self._replaying)
+        return Status(self._jobs.qsize() + len(self._held), self._paused, self._applied, self._replaying)
 
     # ------------------------------------------------------------------ inside
 
@@ -182,7 +183,7 @@ class Session:
         return Receipt(seq, "received", sender=sender, tag=tag)
 
     def _run(self) -> None:
-        held: list[_Job] = []  # commands that wait for a paused session; questions overtake them
+        held = self._held
         while not self._stopping:
             if held and self._may_go():
                 self._do(held.pop(0))
@@ -196,17 +197,18 @@ class Session:
             if job.question is not None:
                 self._answer(job.question)
             elif held or not self._may_go():
-                held.append(job)
-                self._hold(held)
+                self._hold(job)
             else:
                 self._do(job)
         self._settle()
 
-    def _hold(self, held: list[_Job]) -> None:
+    def _hold(self, job: _Job) -> None:
         """No more than the queue's size may be held back either."""
-        while len(held) > self._size:
-            job = held.pop()
+        if len(self._held) >= self._size:
             self._tell(Receipt(job.seq, "refused", "paused, and too much is waiting", job.sender, job.tag))
+        else:
+            self._held.append(job)
+            self._tell(self.status)
 
     def _may_go(self) -> bool:
         with self._lock:

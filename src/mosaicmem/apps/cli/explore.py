@@ -12,6 +12,7 @@ thrown away unless --out says where to keep it), and what --record names.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import secrets
 import tempfile
 import webbrowser
@@ -36,7 +37,7 @@ from mosaicmem.apps.cli.live_starts import (
 )
 from mosaicmem.apps.cli.options import Common
 from mosaicmem.apps.cli.session import Session
-from mosaicmem.errors import ConfigError
+from mosaicmem.errors import ConfigError, MissingExtraError
 from mosaicmem.generation.backend import ROOMS
 from mosaicmem.io.files import refuse_existing
 from mosaicmem.live.door import Door, is_everywhere, is_loopback, listen
@@ -193,6 +194,9 @@ def _checked(args: Args) -> str:
         raise ConfigError("--frames belongs to --recall")
     if args.out is not None and (args.world or args.replay):
         raise ConfigError("--out is for a new world; --world goes on in its file, --replay keeps none")
+    for package in ("starlette", "uvicorn", "websockets"):  # before anything is loaded or written
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "explore", "the page")
     if not 0 <= args.port < 65536:
         raise ConfigError(f"--port {args.port}: expected 0 to 65535")
     if args.token is not None and not (16 <= len(args.token) <= 128 and args.token.isascii() and args.token.isalnum()):

@@ -72,14 +72,14 @@ link.on("view", (message) => {
   });
   timeline.walked(message.frames, message.coverage, message.poses);
   meters.view(message);
-  if (message.said) news(message.said, true);
-  for (const warning of message.warnings) news(warning, true);
+  if (message.said) note(message.said);
+  for (const warning of message.warnings) note(warning);
   controls(message);
   speak(message);
 });
 
 link.on("status", (found) => { status = found; controls(found); });
-link.on("trouble", ({ said }) => news(said, true));
+link.on("trouble", ({ said }) => note(said));
 
 function controls(found) {
   meters.status({ ...status, ...found });
@@ -94,24 +94,18 @@ function controls(found) {
     dom.one.disabled = !found.paused;
   }
   if (found.replaying !== undefined) dom.take.hidden = !found.replaying;
-  if (found.words && !seenWords(found.words)) dom.said.textContent = found.words.length ? `Said: ${found.words.join("; ")}` : "";
-}
-
-let told = "";
-function seenWords(words) {
-  const key = words.join("\n");
-  if (key === told) return true;
-  told = key;
-  return false;
-}
-
-// what the page says without being asked: on the screen, and to screen readers
-function news(words, visible) {
-  dom.news.textContent = words;
-  if (visible) {
-    dom.said.textContent = words;
-    told = null;
+  if (found.words) {
+    const words = found.words.length ? `Said: ${found.words.join("; ")}` : "";
+    if (dom.said.textContent !== words) dom.said.textContent = words;
   }
+}
+
+// what a command did, or why it could not be done
+let fading = 0;
+function note(words) {
+  dom.note.textContent = words;
+  clearTimeout(fading);
+  fading = setTimeout(() => { dom.note.textContent = ""; }, 8000);
 }
 
 // a screen reader hears where one is, but not at every frame
@@ -119,7 +113,7 @@ function speak(message) {
   const label = `The view, frame ${message.frame}: ${Math.round(100 * message.known)} % known by memory`;
   dom.view.setAttribute("aria-label", `${label}. Walk with W A S D or the arrow keys.`);
   const now = performance.now();
-  if (now - spoken > 4000 && !message.said) { spoken = now; news(label, false); }
+  if (now - spoken > 4000 && !message.said) { spoken = now; dom.news.textContent = label; }
 }
 
 const presses = {
