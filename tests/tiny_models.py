@@ -35,17 +35,19 @@ def _write_all(folder: Path, channels: int, spread: float) -> None:
     )  # fmt: skip
     depth = DepthNet(DepthNetConfig((8, 8, 24), attention=1))
     world = WorldNetwork(sizes, words=24)
-    refiner = Refiner(RefinerConfig(CHANNELS, width=8, blocks=1))
     with torch.no_grad():
-        for network in (vae, depth, world, refiner):
+        for network in (vae, depth, world):
             for p in network.parameters():
                 # pixels must not be clipped
-                p += (spread / 3 if network in (vae, refiner) else spread) * torch.randn(p.shape)
+                p += (spread / 3 if network is vae else spread) * torch.randn(p.shape)
         # a bent wall some three metres away, without sky, believed more here than there
         assert depth.head.bias is not None
         depth.head.weight *= 0.1
         depth.head.bias *= 0.1
         depth.head.bias[32:] -= 5
+        refiner = Refiner(RefinerConfig(CHANNELS, width=8, blocks=1))
+        for p in refiner.parameters():
+            p += spread / 3 * torch.randn(p.shape)
     parts = {"vae": vae, "depth": depth, "world": world, "refiner": refiner}
     for name, network in parts.items():
         _write(folder / f"{name}.safetensors", name, network, 24 if name == "world" else None)
