@@ -411,20 +411,27 @@ def test_cameras_of_the_past_are_those_of_its_frames_seen_from_the_anchor(paths)
 # Errors in pixels.
 
 
+def in_pixels(vae, guess, x0, weight, cells):
+    z, truth, share = (latents.transpose(1, 2).flatten(0, 1) for latents in (guess, x0, weight))
+    return pixel_loss(vae.decode_groups, z, truth, cells, share[:, 0])
+
+
 def test_the_error_in_pixels_is_that_of_the_decoded_square_and_its_differences():
     vae, gen = micro_vae(), torch.Generator().manual_seed(0)
     x0, guess = torch.randn(2, 2, CHANNELS, 3, 4, 4, generator=gen)
     even = torch.ones(2, 1, 3, 4, 4)
-    assert float(pixel_loss(vae, x0, x0, even, 8)) == 0
-    found = pixel_loss(vae, guess, x0, even, 8)
+    assert float(in_pixels(vae, x0, x0, even, 8)) == 0
+    found = in_pixels(vae, guess, x0, even, 8)
+    z, truth = (latents.transpose(1, 2).flatten(0, 1) for latents in (guess, x0))
+    torch.testing.assert_close(pixel_loss(vae.decode_groups, z, truth, 8), found)
     frames = [vae._raw(z.transpose(1, 2).flatten(0, 1), 1) for z in (guess, x0)]
     error = vae.group.decode(frames[0]) - vae.group.decode(frames[1])
     by_hand = error.square().mean() + (error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()) / 2
     assert float(found) == pytest.approx(float(by_hand), rel=1e-5)
     moving = even.clone()
     moving[0] = 9.0  # of the first entry alone: it counts nine times the second, and the mean weight is one
-    halves = [float(pixel_loss(vae, guess[i : i + 1], x0[i : i + 1], even[:1], 8)) for i in range(2)]
-    weighted = float(pixel_loss(vae, guess, x0, moving, 8))
+    halves = [float(in_pixels(vae, guess[i : i + 1], x0[i : i + 1], even[:1], 8)) for i in range(2)]
+    weighted = float(in_pixels(vae, guess, x0, moving, 8))
     assert weighted == pytest.approx((9 * halves[0] + halves[1]) / 10, rel=1e-4)
 
 
@@ -436,7 +443,7 @@ def test_a_square_of_every_latent_is_decoded_and_gradients_reach_it_alone():
     for seed in range(12):
         torch.manual_seed(seed)
         guess.grad = None
-        pixel_loss(vae, guess, x0, torch.ones(1, 1, 2, 6, 6), 2).backward()
+        in_pixels(vae, guess, x0, torch.ones(1, 1, 2, 6, 6), 2).backward()
         assert guess.grad is not None
         rows, columns = (guess.grad != 0).any(1).any(0).any(0).nonzero().unbind(-1)
         assert len(rows) == 4 and rows.max() - rows.min() == columns.max() - columns.min() == 1

@@ -42,9 +42,7 @@ def load_vae(path: Path | str) -> VideoVAE:
         MissingWeightsError: if there is no such file.
         InputError: if it holds something else, or its tensors do not fit its own sizes.
     """
-    header, state = _read_ours(Path(path), "vae")
-    sizes = header["task"]["model"]
-    return _fill(lambda: VideoVAE(VideoVAEConfig.from_dict(sizes)), sizes, state, Path(path))
+    return _load(Path(path), "vae", lambda task: VideoVAE(VideoVAEConfig.from_dict(task["model"])))[0]
 
 
 def load_depth(path: Path | str) -> LearnedDepth:
@@ -54,11 +52,8 @@ def load_depth(path: Path | str) -> LearnedDepth:
         MissingWeightsError: if there is no such file.
         InputError: if it holds something else, or its tensors do not fit its own sizes.
     """
-    path = Path(path)
-    header, state = _read_ours(path, "depth")
-    sizes = header["task"]["model"]
-    network = _fill(lambda: DepthNet(DepthNetConfig.from_dict(sizes)), sizes, state, path)
-    return LearnedDepth(network, str(header.get("name", path.stem)))
+    network, name = _load(Path(path), "depth", lambda task: DepthNet(DepthNetConfig.from_dict(task["model"])))
+    return LearnedDepth(network, name)
 
 
 def load_refiner(path: Path | str) -> Refiner:
@@ -68,9 +63,7 @@ def load_refiner(path: Path | str) -> Refiner:
         MissingWeightsError: if there is no such file.
         InputError: if it holds something else, or its tensors do not fit its own sizes.
     """
-    header, state = _read_ours(Path(path), "refiner")
-    sizes = header["task"]["model"]
-    return _fill(lambda: Refiner(RefinerConfig.from_dict(sizes)), sizes, state, Path(path))
+    return _load(Path(path), "refiner", lambda task: Refiner(RefinerConfig.from_dict(task["model"])))[0]
 
 
 def load_world(
@@ -87,15 +80,12 @@ def load_world(
         MissingWeightsError: if there is no such file.
         InputError: if it holds something else, or its tensors do not fit its own sizes.
     """
-    path = Path(path)
-    header, state = _read_ours(path, "world")
-    sizes, words = header["task"]["model"], header["task"].get("words", 48)
 
-    def make() -> WorldNetwork:
-        return WorldNetwork(TransformerConfig.from_dict(sizes), words)
+    def make(task: dict[str, Any]) -> WorldNetwork:
+        return WorldNetwork(TransformerConfig.from_dict(task["model"]), task.get("words", 48))
 
-    network = _fill(make, sizes, state, path)
-    return WorldModel(network, name or str(header.get("name", path.stem)), sampling, use_memory=use_memory)
+    network, own = _load(Path(path), "world", make)
+    return WorldModel(network, name or own, sampling, use_memory=use_memory)
 
 
 def load_transformer(folder: Path | str, *, dtype: torch.dtype = torch.float32, **overrides: Any) -> VideoTransformer:
@@ -181,6 +171,13 @@ def _read_ours(path: Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor]
     if any(key.startswith("ema.") for key in state):
         raise InputError(f"{path}: the checkpoint of a training; expected weights that it exported (export_weights)")
     return header, {key: value.float() for key, value in state.items()}
+
+
+def _load(path: Path, part: str, make: Callable[[dict[str, Any]], Network]) -> tuple[Network, str]:
+    """The network of a file, made from its task in the header, and its name: the header's, or the file's own."""
+    header, state = _read_ours(path, part)
+    task = header["task"]
+    return _fill(lambda: make(task), task["model"], state, path), str(header.get("name", path.stem))
 
 
 def _present(path: Path) -> Path:

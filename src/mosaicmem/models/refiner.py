@@ -18,6 +18,7 @@ from torch import nn
 
 from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.errors import ConfigError
+from mosaicmem.models._residual import ResidualBlock
 from mosaicmem.models.vae import VAE
 
 
@@ -68,7 +69,7 @@ class Refiner(nn.Module):
         self.config = config or RefinerConfig()
         c, width = self.config.channels, self.config.width
         self.first = nn.Conv2d(2 * c + 1, width, 1)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(self.config.blocks))
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(self.config.blocks))
         self.last = nn.Conv2d(width, 2 * c, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # pyright: ignore[reportArgumentType]
@@ -92,18 +93,6 @@ class Refiner(nn.Module):
             x = block(x)
         gate, rest = self.last(F.silu(x)).chunk(2, dim=1)
         return made + gate.sigmoid() * (shown - made) + rest
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # pyright: ignore[reportArgumentType]
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from torch import nn
 
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError
+from mosaicmem.models._residual import ResidualBlock
 from mosaicmem.models.vae import check_image_size, group_frames, ungroup_frames
 
 _FINE = 4  # pixels per cell of the finer of the two levels that a network works at
@@ -55,20 +56,6 @@ class VideoVAEConfig:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # pyright: ignore
 
 
-class _Block(nn.Module):
-    """`x + conv(silu(conv(silu(x))))`; starts as the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # pyright: ignore[reportArgumentType]
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
-
-
 class Coder(nn.Module):
     """Frames of one mode to a latent and back: a linear map of blocks plus a network.
 
@@ -86,18 +73,18 @@ class Coder(nn.Module):
         self.unproject = nn.Conv2d(config.channels, pixels, 1)
         self.encoder = nn.Sequential(
             nn.Conv2d(patches, fine, 1),
-            *[_Block(fine) for _ in range(config.blocks)],
+            *[ResidualBlock(fine) for _ in range(config.blocks)],
             nn.Conv2d(fine, coarse, 2, stride=2),
-            *[_Block(coarse) for _ in range(config.blocks)],
+            *[ResidualBlock(coarse) for _ in range(config.blocks)],
             nn.SiLU(),
             nn.Conv2d(coarse, config.channels, 1),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(config.channels, coarse, 3, padding=1),
-            *[_Block(coarse) for _ in range(config.blocks)],
+            *[ResidualBlock(coarse) for _ in range(config.blocks)],
             nn.Conv2d(coarse, 4 * fine, 1),
             nn.PixelShuffle(2),
-            *[_Block(fine) for _ in range(config.blocks)],
+            *[ResidualBlock(fine) for _ in range(config.blocks)],
             nn.SiLU(),
             nn.Conv2d(fine, patches, 3, padding=1),
         )

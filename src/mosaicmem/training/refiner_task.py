@@ -16,7 +16,7 @@ from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.errors import refuse
 from mosaicmem.models.refiner import Refiner, RefinerConfig
 from mosaicmem.models.video_vae import VideoVAE
-from mosaicmem.training.weights import channel_weights
+from mosaicmem.training.weights import channel_weights, pixel_loss
 from mosaicmem.training.world_task import WorldTask
 
 HELD_OUT = 32  # windows
@@ -98,7 +98,7 @@ class RefinerTask:
         fine = module(batch.made, batch.shown, batch.good)
         latents = (self._weight.to(fine) * (fine - batch.still).square()).mean()
         cells = self.settings.pixel_cells if torch.is_grad_enabled() else max(fine.shape[-2:])
-        pixels = self._pixels(fine, batch.still, cells)
+        pixels = pixel_loss(self._vae.decode_stills, fine, batch.still, cells)
         metrics = {"latent_error": float(latents.detach()), "pixel_error": float(pixels.detach())}
         return latents + self.settings.pixels * pixels, metrics
 
@@ -148,15 +148,3 @@ class RefinerTask:
             torch.cat([good for _, good in looks]),
             torch.cat([sample["still"] for sample in samples]),
         )
-
-    def _pixels(self, guess: Float[Tensor, "n c h w"], truth: Float[Tensor, "n c h w"], cells: int) -> Tensor:
-        """Squared error of pixels of a random square, and half of that of their differences (see `weights`)."""
-        h, w = truth.shape[-2:]
-        rows, columns = min(cells, h), min(cells, w)
-        top, left = (int(torch.randint(side + 1, ())) for side in (h - rows, w - columns))
-        square = (..., slice(top, top + rows), slice(left, left + columns))
-        with torch.no_grad():
-            wanted = self._vae.decode_stills(truth[square])
-        error = self._vae.decode_stills(guess[square]) - wanted
-        across = error.diff(dim=-1).square().mean() + error.diff(dim=-2).square().mean()
-        return error.square().mean() + across / 2

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from mosaicmem._shapes import Float, Tensor
-from mosaicmem.models.video_vae import VideoVAE
 from mosaicmem.training.latent_clip import LatentClip
 
 
 def pixel_loss(
-    decoder: VideoVAE, guess: Float[Tensor, "b c g h w"], x0: Float[Tensor, "b c g h w"],
-    weight: Float[Tensor, "b 1 g h w"], cells: int,
+    decode: Callable[[Tensor], Tensor], guess: Float[Tensor, "n c h w"], truth: Float[Tensor, "n c h w"], cells: int,
+    weight: Float[Tensor, "n h w"] | None = None,
 ) -> Tensor:  # fmt: skip
     """What is wrong in the decoded frames of a random square of every latent.
 
     Squared error of pixels and half of that of their differences along x and y: errors of two cells that do not fit
-    show at the edge between them, which no error of latents tells. The truth is what the decoder makes of `x0`.
+    show at the edge between them, which no error of latents tells. The truth is what the decoder makes of `truth`.
+
+    Args:
+        decode: Latents to frames `[n ... H W]`, differentiable.
+        cells: Side of the square.
+        weight: Of cells, brought to a mean of 1.
     """
-    h, w = x0.shape[-2:]
+    h, w = truth.shape[-2:]
     rows, columns = min(cells, h), min(cells, w)
     top, left = (int(torch.randint(side + 1, ())) for side in (h - rows, w - columns))
-
-    def square(x: Tensor) -> Tensor:
-        return x[..., top : top + rows, left : left + columns].transpose(1, 2).flatten(0, 1)
-
+    square = (..., slice(top, top + rows), slice(left, left + columns))
     with torch.no_grad():
-        truth = decoder.decode_groups(square(x0))
-    error = decoder.decode_groups(square(guess)) - truth
-    share = square(weight).repeat_interleave(decoder.stride, -2).repeat_interleave(decoder.stride, -1)[:, None]
-    share = share / weight.mean()
-    across = (share[..., 1:] * error.diff(dim=-1).square()).mean() + (
-        share[..., 1:, :] * error.diff(dim=-2).square()
-    ).mean()
-    return (share * error.square()).mean() + across / 2
+        wanted = decode(truth[square])
+    error = decode(guess[square]) - wanted
+    share = torch.ones_like(error)
+    if weight is not None:
+        stride = error.shape[-1] // columns
+        share = (weight / weight.mean())[square].repeat_interleave(stride, -2).repeat_interleave(stride, -1)
+        share = share.view(len(error), *[1] * (error.ndim - 3), *error.shape[-2:])
+    across = (share[..., 1:] * error.diff(dim=-1).square()).mean()
+    down = (share[..., 1:, :] * error.diff(dim=-2).square()).mean()
+    return (share * error.square()).mean() + (across + down) / 2
 
 
 def channel_weights(gain: Float[Tensor, " c"]) -> Float[Tensor, " c"]:

@@ -158,7 +158,8 @@ class WorldTask:
         metrics: dict[str, float] = {}
         if self._decoder is not None:
             cells = self.settings.pixel_cells if torch.is_grad_enabled() else max(x0.shape[-2:])
-            seen = pixel_loss(self._decoder, guess, x0, batch.weight, cells)
+            flat = [z.transpose(1, 2).flatten(0, 1) for z in (guess, x0, batch.weight)]
+            seen = pixel_loss(self._decoder.decode_groups, flat[0], flat[1], cells, flat[2][:, 0])
             loss = loss + self.settings.pixels * seen
             metrics["pixel_error"] = float(seen.detach())
         with torch.no_grad():
