@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from tests.io.test_event_log import at, read
 
 from mosaicmem.io.world import WorldFile
 from mosaicmem.live import server
@@ -145,3 +146,21 @@ def test_what_cannot_be_begun_in_is_named(run, tmp_path) -> None:
     ):
         ran = run("explore", *argv, "--no-browser", "--port", 0)
         assert ran.code == code and words in ran.err, ran.err
+
+
+def test_a_walk_is_told_to_rerun_with_its_edits(walked, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("rerun", reason="needs the extra: pip install 'mosaicmem[rerun]'")
+    monkeypatch.chdir(tmp_path)
+    everything = parse_choice({"kind": "frames", "first": 0, "last": 2})
+    ran, receipts = walked([Move(forward=0.1), Edit("erase", everything), Move(yaw=5.0)], *SMALL, "--rerun")
+    assert ran.code == 0 and [r.state for r in receipts] == ["applied"] * 3, ran.err
+    assert "rerun walk-1.rrd" in ran.out
+    found = read(tmp_path / "walk-1.rrd")
+    frames = sorted({row["frame"] for row in found["/world/camera"]})
+    assert frames == list(range(frames[0], frames[0] + 3)), "where it begins, and a frame a step"
+    taken = {name for name, rows in found.items() if name.startswith("/world/memory/") and at(rows, "is_recursive")}
+    assert taken == {f"/world/memory/{uid:06d}" for uid in range(3)}
+    assert all(list(at(found[name], "is_recursive")) == [frames[1]] for name in taken), "when it was erased"
+    assert any("erase" in row["text"][0] for row in found["/log"] if "text" in row)
+    walked([], *SMALL, "--rerun", "b.rrd", "--out", "b.mosaic")
+    assert "/world/memory/000000" in read(tmp_path / "b.rrd"), "nobody has to do anything"

@@ -28,6 +28,7 @@ from mosaicmem.apps.cli.demo_worlds import Walk, film_world, render_room
 from mosaicmem.apps.cli.memory_folder import Decoded, describe_memory, save_memory
 from mosaicmem.apps.cli.options import Common
 from mosaicmem.apps.cli.pictures import BLUE, ORANGE, Chart, Panel, Picture, Series, block, charts, moments, row, sheet
+from mosaicmem.apps.cli.rerun_log import Rerun, event_log, recording_file
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.views import View, memory_views, to_float, to_u8
 from mosaicmem.apps.cli.visualize import memory_map
@@ -38,6 +39,7 @@ from mosaicmem.generation.rollout import rollout
 from mosaicmem.generation.state import RolloutState, observe, start
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.exports import ExportOptions, export_ply
+from mosaicmem.io.exports.event_log import EventLog
 from mosaicmem.io.files import write_image, write_json
 from mosaicmem.io.trajectories import Trajectory, write_trajectory
 from mosaicmem.io.video import write_video
@@ -59,6 +61,9 @@ class Args(Common):
     """Weights of a pretrained VAE, for `synthetic`; without, pixels are kept as they are."""
     open: bool = False
     """Show the video when done."""
+    rerun: Rerun = None
+    """Write the walk as a rerun recording while it happens: the way back with memory, and without beside it (default
+    file: beside --out; extra `rerun`)."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     sampling: Sampling = field(default_factory=Sampling)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
@@ -88,7 +93,7 @@ class Outcome:
 def run(args: Args, session: Session) -> Result:
     """Walk, remember, walk back, compare, write."""
     config = session.config
-    session.check_out(default="demo_output")
+    told = recording_file(args.rerun, session.check_out(default="demo_output"), args.overwrite)
     demo, learned = config.demo, args.model != SYNTHETIC
     models = {
         flag: sized(open_models(args.model, session, vae=args.vae, use_memory=flag), session, demo.width, demo.height)
@@ -99,14 +104,21 @@ def run(args: Args, session: Session) -> Result:
         walk = film_world(demo) if learned else render_room(demo, config.seed)
     session.note = f"{walk.source}, {'' if learned else 'exact depth, '}{session.note}"
     back = walk.path[walk.seen :]
-    with session.console.progress("walking", len(walk) + len(back)) as tick:
+    with (
+        session.console.progress("walking", len(walk) + len(back)) as tick,
+        event_log(told, models[True].vae.decode_image, config.video.fps, args.overwrite) as log,
+    ):
         with session.stage("remember"):
             state = _remember(models[True], walk, session)
             tick(walk.seen)
+        if log is not None:
+            _log_walk(log, walk, state)
         ways = {}
         for flag in (True, False):
             with session.stage("generate_with_memory" if flag else "generate_without_memory"):
-                ways[flag] = _walk_back(models[flag], state, back, session, tick)
+                ways[flag] = _walk_back(models[flag], state, back, session, tick, log if flag else None)
+        if log is not None:
+            log.pictures("without_memory", ways[False].frames, range(walk.seen, len(walk)))
         with session.stage("recall"):
             alone = list(memory_views(state.store, back, state.grid, models[True].vae, config.retrieval))
     outcome = Outcome(walk, ways, alone, models[True].vae)
@@ -118,7 +130,10 @@ def run(args: Args, session: Session) -> Result:
         import webbrowser
 
         webbrowser.open((session.wrote / "video.mp4").resolve().as_uri() if session.wrote else "")
-    return Result(report, _text(report, session))
+    text = _text(report, session)
+    if told is not None:
+        text.append(f"the walk is in {told}; look at it with: rerun {told}")
+    return Result(report, text)
 
 
 def _remember(models: Models, walk: Walk, session: Session) -> RolloutState:
@@ -141,12 +156,25 @@ def _remember(models: Models, walk: Walk, session: Session) -> RolloutState:
     return observe(models, state, walk.rgb[1:n], walk.path[1:n], seen, every=every, lifting=lifting)
 
 
-def _walk_back(models: Models, state: RolloutState, back: Cameras, session: Session, tick: Any) -> Return:
+def _log_walk(log: EventLog, walk: Walk, state: RolloutState) -> None:
+    """The way out as it was seen, what was remembered of it, and what is really there on the way back."""
+    truth = np.stack([to_u8(frame) for frame in walk.rgb])
+    log.frames(truth[: walk.seen], range(walk.seen), walk.path[: walk.seen])
+    log.memory(state.store, walk.seen - 1)
+    log.pictures("truth", truth, range(len(walk)))
+
+
+def _walk_back(
+    models: Models, state: RolloutState, back: Cameras, session: Session, tick: Any, log: EventLog | None
+) -> Return:
     config = session.config
     frames, coverage, tokens = [], [], 0
     settings = config.generation.rollout(config.retrieval, config.lifting)
     for after, event in rollout(models, state, back, config.generation.window_size, settings):
         state = after
+        if log is not None:
+            done = sum(map(len, frames))
+            log.event(event, back[done : done + len(event.frames)], state.store)
         frames.append(event.frames_u8)
         coverage.append(event.coverage)
         tokens += event.tokens

@@ -27,6 +27,7 @@ from mosaicmem.apps.cli.config import GenerationConfig, Sampling
 from mosaicmem.apps.cli.console import Result, table
 from mosaicmem.apps.cli.memory_folder import Decoded, describe_memory, save_memory
 from mosaicmem.apps.cli.pictures import Chart, Panel, Series, charts, moments, sheet
+from mosaicmem.apps.cli.rerun_log import Rerun, event_log, recording_file
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.starts import Beginning, StartArgs, begin
 from mosaicmem.errors import ConfigError
@@ -56,6 +57,9 @@ class Args(StartArgs):
     """Read events in free wording, as the nearest ones the model knows (needs the extra `text`)."""
     format: Literal["mp4", "png", "npz"] = "mp4"
     """How the frames are written."""
+    rerun: Rerun = None
+    """Write every window, the cameras and memory as a rerun recording while it happens (default file: beside --out;
+    extra `rerun`)."""
     generation: Annotated[GenerationConfig, OmitArgPrefixes] = field(default_factory=GenerationConfig)
     sampling: Annotated[Sampling, OmitArgPrefixes] = field(default_factory=Sampling)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
@@ -65,23 +69,11 @@ class Args(StartArgs):
 def run(args: Args, session: Session) -> Result:
     """Start, roll out, write."""
     inputs = [p for p in (args.trajectory, args.memory, args.image, args.depth) if p is not None]
-    session.check_out(inputs=inputs)
+    out_folder = session.check_out(inputs=inputs)
+    told = recording_file(args.rerun, out_folder, args.overwrite)
     cues = _cues(args)
     beginning = begin(args, session)
-    config = session.config
-    settings = config.generation.rollout(config.retrieval, config.lifting)
-    script = Script(beginning.state.prompt, cues)
-    frames: list[NDArray[np.uint8]] = []
-    events: list[RolloutEvent] = []
-    state, window = beginning.state, config.generation.window_size
-    with session.console.progress("generating", len(beginning.cameras)) as tick, session.stage("generate"):
-        for after, event in rollout(beginning.models, state, beginning.cameras, window, settings, script):
-            state = after
-            frames.append(event.frames_u8)
-            events.append(replace(event, frames_u8=event.frames_u8[:0], mosaic_u8=event.mosaic_u8[:0]))
-            tick(len(event.frames))
-            for warning in event.warnings:
-                session.console.note(f"warning: {warning}")
+    frames, events, state = _generated(args, session, beginning, cues, told)
     clip = np.concatenate(frames)
     report = _report(beginning, events, len(clip))
     with session.folder(inputs=inputs) as out, session.stage("write"):
@@ -96,7 +88,39 @@ def run(args: Args, session: Session) -> Result:
         f"memory showed {100 * mean:.1f} % on average; {report['store']['patches']:,} patches remembered in the end",
         *table(["stage", "ms/frame"], stages),
     ]
+    if told is not None:
+        text.append(f"every window is in {told}; look at it with: rerun {told}")
     return Result(report, text)
+
+
+def _generated(
+    args: Args, session: Session, beginning: Beginning, cues: tuple[Cue, ...], told: Path | None
+) -> tuple[list[NDArray[np.uint8]], list[RolloutEvent], RolloutState]:
+    """All windows: their frames, what they told (without pictures), and the state in the end."""
+    config, models, cameras = session.config, beginning.models, beginning.cameras
+    settings = config.generation.rollout(config.retrieval, config.lifting)
+    script, window = Script(beginning.state.prompt, cues), config.generation.window_size
+    frames: list[NDArray[np.uint8]] = []
+    events: list[RolloutEvent] = []
+    state, done = beginning.state, 0
+    with (
+        event_log(told, models.vae.decode_image, config.video.fps, args.overwrite) as log,
+        session.console.progress("generating", len(cameras)) as tick,
+        session.stage("generate"),
+    ):
+        if log is not None:
+            log.memory(state.store, state.next_frame)
+        for after, event in rollout(models, state, cameras, window, settings, script):
+            state = after
+            if log is not None:
+                log.event(event, cameras[done : done + len(event.frames)], state.store)
+            frames.append(event.frames_u8)
+            events.append(replace(event, frames_u8=event.frames_u8[:0], mosaic_u8=event.mosaic_u8[:0]))
+            done += len(event.frames)
+            tick(len(event.frames))
+            for warning in event.warnings:
+                session.console.note(f"warning: {warning}")
+    return frames, events, state
 
 
 def parse_cue(text: str) -> Cue:

@@ -24,6 +24,7 @@ from mosaicmem.apps.cli.live_starts import (
     with_seed,
 )
 from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.rerun_log import Rerun, event_log, follow, named, recording_file
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError
 from mosaicmem.generation.backend import ROOMS
@@ -31,6 +32,7 @@ from mosaicmem.io.files import refuse_existing
 from mosaicmem.live.player import Player
 from mosaicmem.live.recording import Recorder, Recording
 from mosaicmem.live.session import Session as LiveSession
+from mosaicmem.live.walk import Walk
 
 SCENE = 900_020
 
@@ -64,6 +66,9 @@ class LiveArgs(Common):
     """World that may be spliced in."""
     record: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Write down what is done, for --replay."""
+    rerun: Rerun = None
+    """Write what is shown, the cameras and memory as a rerun recording while one walks (default file: beside the world
+    file; extra `rerun`)."""
 
 
 def check_live(args: LiveArgs) -> None:
@@ -84,6 +89,7 @@ def check_live(args: LiveArgs) -> None:
     for path in (args.record, args.out):
         if path is not None:
             refuse_existing(path, args.overwrite)
+    recording_file(args.rerun, args.world or args.out, args.overwrite)
 
 
 @contextlib.contextmanager
@@ -98,14 +104,18 @@ def begun(args: LiveArgs, session: Session) -> Iterator[tuple[LiveStart, LiveSes
             if args.record is not None:
                 recorder = Recorder(args.record, with_seed(start.spec, session), overwrite=args.overwrite)
             live = LiveSession(walk, recorder=recorder)
-            yield start, live, None if recording is None else Player(live, recording)
+            path = recording_file(args.rerun, _beside(args, walk), args.overwrite)
+            with event_log(path, walk.maker.models.vae.decode_image, walk.state.fps, args.overwrite) as log:
+                if log is not None:
+                    follow(live, walk, log)
+                yield start, live, None if recording is None else Player(live, recording)
         finally:
             walk.world.close()
 
 
 def ended(args: LiveArgs, session: Session, start: LiveStart, player: Player | None) -> Result:
     """What became of the walk; while its file is still open."""
-    walk, kept = start.walk, args.replay is None and (args.recall is None or args.out is not None)
+    walk, kept = start.walk, _kept(args)
     patches = walk.state.store.num_patches
     said = [f"{walk.frame} frames walked; {patches:,} patches remembered"]
     session.wrote = args.out
@@ -116,6 +126,9 @@ def ended(args: LiveArgs, session: Session, start: LiveStart, player: Player | N
         said.append(f"{player.same} commands replayed bit for bit, {player.different} with another result")
     if args.record is not None:
         said.append(f"what was done is in {args.record}")
+    if args.rerun is not None:
+        path = named(args.rerun, _beside(args, walk))
+        said.append(f"what was shown is in {path}; look at it with: rerun {path}")
     data = {
         "source": start.source,
         "frame": walk.frame,
@@ -124,6 +137,15 @@ def ended(args: LiveArgs, session: Session, start: LiveStart, player: Player | N
         "replayed": None if player is None else {"same": player.same, "different": player.different},
     }
     return Result(data, said)
+
+
+def _kept(args: LiveArgs) -> bool:
+    return args.replay is None and (args.recall is None or args.out is not None)
+
+
+def _beside(args: LiveArgs, walk: Walk) -> Path | None:
+    """What a recording for rerun lies beside; a world that is thrown away has no place."""
+    return walk.world.path if _kept(args) else None
 
 
 def _start(args: LiveArgs, temporary: Path, session: Session) -> tuple[LiveStart, Recording | None]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "visualize": "statistics and a top-down map of path, frusta and patches",
     "world": "a world file: info, verify, repair, merge, compact, log, undo, redo, branch, checkout, import, export",
     "explore": "walk through a world in the browser and see what is remembered of it",
+    "view": "a world in viser: its patches and the cameras that saw them",
     "edit": "change what a world remembers: erase, move, rotate, scale, duplicate, mirror, splice, freeze, restore",
     "splice": "join two memories or trajectories into one world",
     "export-ply": "a memory as a coloured point cloud",

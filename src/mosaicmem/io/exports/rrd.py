@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mosaicmem._shapes import UInt8
 from mosaicmem.errors import MissingExtraError
 from mosaicmem.io import files
 from mosaicmem.io.exports.cloud import cloud_of
@@ -57,6 +58,13 @@ def export_rrd(store: PatchStore, decode: Decode, path: Path, options: ExportOpt
     return Exported(len(groups), points)
 
 
+def png(picture: UInt8[np.ndarray, "H W 3"], fast: bool = False) -> bytes:
+    """A picture as PNG; `fast` takes a third of the time and a little more room."""
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG", compress_level=1 if fast else 6)
+    return out.getvalue()
+
+
 def _log(rr: Any, recording: Any, shot: Shot, camera: str) -> None:
     """Where a picture was seen, and what its camera, its pixels and their depth are."""
     key, seen = shot.group.keyframe, shot.camera
@@ -64,9 +72,7 @@ def _log(rr: Any, recording: Any, shot: Shot, camera: str) -> None:
     recording.set_time("time", duration=key.time)
     placed, size = seen.c2w[0].numpy(), [seen.width, seen.height]
     lens = rr.Pinhole(image_from_camera=seen.Ks[0].numpy(), resolution=size, camera_xyz=rr.ViewCoordinates.RDF)
-    out = io.BytesIO()
-    Image.fromarray(shot.picture).save(out, "PNG")
     recording.log(camera, rr.Transform3D(translation=placed[:3, 3], mat3x3=placed[:3, :3]))
     recording.log(f"{camera}/image", lens)
-    recording.log(f"{camera}/image", rr.EncodedImage(contents=out.getvalue(), media_type="image/png"))
+    recording.log(f"{camera}/image", rr.EncodedImage(contents=png(shot.picture), media_type="image/png"))
     recording.log(f"{camera}/image", rr.DepthImage(shot.depth.astype(np.float32), meter=1.0))
