@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -105,6 +106,19 @@ def test_seen_and_unseen_share_no_pixel_and_leave_out_what_moves(trials):
         if len(movers(trial.episode.scene)):
             assert trial.motion is not None
             assert torch.equal(trial.motion.truth, trial.truth.rgb[list(trial.judged)])
+
+
+def test_where_a_thing_was_counts_only_if_what_is_behind_it_was_seen():
+    """A door that nobody looked through: what is behind it is anybody's guess, and no motion."""
+    trial = make_trial(734, TrialConfig(size=64, every=8))
+    assert trial.motion is not None
+    chosen = list(trial.judged)
+    here, known = trial.moving[chosen], trial.covisible[chosen]
+    assert not bool((trial.swept & ~here & ~known).any()) and bool((trial.swept & ~here).any())
+    assert bool((trial.swept | ~here).all())
+    blind = replace(trial, covisible=torch.ones_like(trial.covisible))
+    more = blind.swept & ~trial.swept
+    assert int(more.sum()) > 500, "control: there is such a place, and without the rule it counts"
 
 
 def test_a_turn_has_seen_most_and_more_memory_never_sees_less(trials):

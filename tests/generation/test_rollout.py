@@ -319,7 +319,11 @@ def test_a_generator_that_reads_every_frame_is_shown_every_frame(vae):
     config = RolloutConfig().retrieval
     reference = retrieve(state.store, window[[4, 8]], state.grid, config)
     earlier = retrieve(state.store, window[[1, 2, 3, 5, 6, 7]], state.grid, config)
-    by_hand = assemble(state.store, reference, first_latent=1, subframes=earlier, kernel=vae.kernel, tau=config.tau)
+    times = torch.tensor([4.0, 8.0], dtype=torch.float64) / state.fps
+    by_hand = assemble(
+        state.store, reference, first_latent=1, subframes=earlier, times=times, kernel=vae.kernel, tau=config.tau
+    )
+    assert set(by_hand.age.tolist()) == {float(np.float32(frame / state.fps)) for frame in (4, 8)}
     assert len(by_hand) > 50 and without.tokens.subframes is None
     for f in fields(by_hand):
         assert torch.equal(getattr(request.tokens, f.name), getattr(by_hand, f.name)), f.name

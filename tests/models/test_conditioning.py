@@ -255,6 +255,22 @@ def test_subframes_of_a_camera_that_stands_still_repeat_the_features(rng):
     assert picked is not None and torch.equal(picked, tokens.subframes[[3, 1]])
 
 
+@pytest.mark.parametrize("alignment", ["latent", "rope", "mixture"])
+def test_a_token_is_as_old_as_the_keyframe_that_owns_it(alignment):
+    """Two keyframes beside each other, seen at 0 and 1 s, in views at 3 s and, from before both, at -0.5 s."""
+    store = PatchStore.empty().insert(_keyframe(_camera(), 4.0)).insert(_keyframe(_camera(x=3.0), 4.0, seed=1))
+    mosaic = retrieve(store, Cameras.cat([_camera(x=1.5), _camera(x=2.0)]), GRID)
+    tokens = assemble(store, mosaic, alignment, first_latent=1, times=torch.tensor([3.0, -0.5]).double())
+    assert tokens.age is not None
+    found = set(zip(tokens.latent.tolist(), tokens.source.tolist(), tokens.age.tolist(), strict=True))
+    assert found == {(1, 0, 3.0), (1, 1, 2.0), (2, 0, -0.5), (2, 1, -1.5)}
+    picked = tokens[torch.tensor([2, 0])].age
+    assert picked is not None and torch.equal(picked, tokens.age[[2, 0]])
+    assert assemble(store, mosaic, alignment).age is None
+    with pytest.raises(GeometryError, match="3 times of 2 views"):
+        assemble(store, mosaic, alignment, times=torch.zeros(3))
+
+
 @pytest.mark.parametrize("count", [0, 2, 4, 5])
 def test_another_number_of_earlier_frames_is_refused(count):
     store = PatchStore.empty().insert(_keyframe(_camera(), 4.0))

@@ -10,13 +10,14 @@ from tests.models.cases import CONFIG, SIZE, Inputs, random_inputs, random_trans
 from tests.ops.cases import LAYOUTS, error, rigid
 from torch import Tensor
 
+from mosaicmem.errors import GeometryError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import lift
 from mosaicmem.memory.retrieval import retrieve
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import assemble
-from mosaicmem.models.memory_batch import MemoryBatch
+from mosaicmem.models.memory_batch import AGE_WAVES, MemoryBatch, age_waves
 from mosaicmem.models.transformer import VideoTransformer
 from mosaicmem.ops import prope
 from mosaicmem.ops.prope import TokenCameras, make_cameras
@@ -279,3 +280,50 @@ def test_what_memory_answers_goes_through_the_gate_of_its_cell_and_to_no_other_t
     expected = answer.permute(0, 6, 1, 2, 4, 3, 5).reshape(difference.shape)
     torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-5)
     assert 0.02 < float((expected != 0).double().mean()) < 0.1
+
+
+def test_age_waves_are_nothing_now_and_tell_any_two_ages_apart():
+    ages = torch.tensor([[-4.0, -0.2, 0.0, 1 / 24, 0.2, 1.0, 4.0, 60.0, 3600.0]])
+    waves = age_waves(ages)
+    assert waves.shape == (1, 9, AGE_WAVES) and not waves[0, 2].any()
+    apart = torch.cdist(waves[0], waves[0]) + 10 * torch.eye(9)
+    assert apart.min() > 0.1
+    odd, even = age_waves(-ages).chunk(2, dim=-1)
+    assert torch.equal(odd, -waves[..., : AGE_WAVES // 2]) and torch.equal(even, waves[..., AGE_WAVES // 2 :])
+
+
+def test_age_starts_at_nothing_and_then_matters_in_both_ways_of_reading():
+    network = random_transformer(config=replace(CONFIG, memory_in_place=True, memory_age=True))
+    age = torch.linspace(0.1, 5, 10).expand(2, -1).contiguous()
+    x = placed().with_memory(age=age)
+    for token in (4, 7):  # one that lies at a place, one that does not
+        older = age.clone()
+        older[:, token] += 1
+        assert error(run(network, x.with_memory(age=older)), run(network, x)) > 1e-4
+    with pytest.raises(GeometryError, match="do not say how long ago"):
+        run(network, x.with_memory(age=None))
+    stock = random_transformer(config=replace(CONFIG, memory_in_place=True))
+    stock.load_state_dict({k: v for k, v in network.state_dict().items() if k != "age_embedding.weight"})
+    assert network.age_embedding is not None
+    halves = network.age_embedding.weight.chunk(2)  # of memory tokens, of the video tokens at their places
+    for half in halves:
+        before = run(network, x)
+        half.zero_()
+        assert not torch.equal(run(network, x), before)
+    assert torch.equal(run(network, x), run(stock, x))
+    fresh = VideoTransformer(replace(CONFIG, memory_age=True)).age_embedding
+    assert fresh is not None and not fresh.weight.any()
+
+
+def test_age_lies_at_the_video_token_of_its_memory():
+    x, (m, n) = placed(), (4, 6)
+    age = torch.arange(1.0, 21).view(2, 10)
+    memory = x.with_memory(age=age).memory
+    found = memory.in_place(3 * m * n, (m, n), torch.float32)
+    assert found.age is not None and memory.warped_latent is not None
+    expected = torch.zeros(2, 3 * m * n)
+    for b in range(2):
+        for i in memory.warped_latent[b].nonzero().flatten().tolist():
+            _, row, column = memory.positions[b, i].tolist()
+            expected[b, (int(memory.row[b, i]) * m + int(row)) * n + int(column)] = age[b, i]
+    assert torch.equal(found.age, expected)

@@ -22,6 +22,15 @@ def paths(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp("latents"))
 
 
+class Answer(torch.nn.Module):
+    def __init__(self, latents: torch.Tensor) -> None:
+        super().__init__()
+        self.latents = torch.nn.Parameter(latents)
+
+    def forward(self, *_: torch.Tensor) -> torch.Tensor:
+        return self.latents
+
+
 def task_of(paths, **settings) -> RefinerTask:
     vae = micro_vae()
     world = world_task(paths, vae, MICRO, **PLAIN, rehearse=0.0, recent=0.0)
@@ -64,14 +73,6 @@ def test_the_loss_is_0_on_the_truth_and_counts_pixels_as_much_as_asked(paths):
     task, more = task_of(paths, pixels=10.0), task_of(paths, pixels=30.0)
     batch = task.batch(0)
 
-    class Answer(torch.nn.Module):
-        def __init__(self, latents: torch.Tensor) -> None:
-            super().__init__()
-            self.latents = torch.nn.Parameter(latents)
-
-        def forward(self, *_: torch.Tensor) -> torch.Tensor:
-            return self.latents
-
     assert float(task.loss(Answer(batch.still), batch)[0].detach()) == 0
     losses = []
     for one in (task, more):
@@ -80,6 +81,23 @@ def test_the_loss_is_0_on_the_truth_and_counts_pixels_as_much_as_asked(paths):
         losses.append(float(loss.detach()))
     assert losses[0] == pytest.approx(metrics["latent_error"] + 10 * metrics["pixel_error"], rel=1e-4)
     assert losses[1] - losses[0] == pytest.approx(20 * metrics["pixel_error"], rel=1e-4)
+
+
+def test_an_error_where_things_move_counts_more(paths):
+    """The same error in one cell or in another: as their weights, of latents and of pixels."""
+    task = task_of(paths, pixels=0.0)
+    batch = task.batch(0)
+    assert torch.equal(batch.weight, torch.cat([s["weight"][0] for s in task._world.samples(range(4))[0]]))
+    weight = torch.ones_like(batch.weight)
+    weight[:, 1, 2] = 5.0
+    batch = replace(batch, weight=weight)
+    errors = []
+    for cell in ((1, 2), (2, 1)):
+        wrong = batch.still.clone()
+        wrong[:, :, cell[0], cell[1]] += 1
+        errors.append(task.loss(Answer(wrong), batch)[1])
+    assert errors[0]["latent_error"] == pytest.approx(5 * errors[1]["latent_error"])
+    assert errors[0]["pixel_error"] > 2 * errors[1]["pixel_error"] > 0
 
 
 def test_it_learns_to_take_memory_where_memory_is_right(paths, tmp_path):

@@ -146,9 +146,11 @@ def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch, wh
     earlier = retrieve(store, clip.cameras[raw], GRID, RetrievalConfig()) if whole else None
     kernel = None if vae is None else vae.kernel
     assert (kernel is not None) == whole
+    times = torch.tensor([STEP * (start + 1), STEP * (start + 2)]).double() / 24
     by_hand = assemble(
-        store, expected, "mixture", first_latent=1, subframes=earlier, kernel=kernel, generator=generator
-    )
+        store, expected, "mixture",
+        first_latent=1, subframes=earlier, times=times, kernel=kernel, generator=generator,
+    )  # fmt: skip
     assert len(tokens) > 0
     for f in fields(tokens):
         mine, other = getattr(tokens, f.name), getattr(by_hand, f.name)
@@ -157,6 +159,7 @@ def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch, wh
     batch = task._collate([sample])
     assert batch.memory is not None
     assert torch.equal(batch.memory.features[0], tokens.features)
+    assert batch.memory.age is not None and torch.equal(batch.memory.age[0], tokens.age)
     assert torch.equal(batch.memory.row[0], tokens.latent) and batch.memory.row.min() >= 1
 
 

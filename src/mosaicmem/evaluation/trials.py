@@ -118,16 +118,18 @@ class Trial:
     def swept(self) -> Bool[Tensor, "j H W"]:
         """Pixels of the judged frames where a moving thing is, or was at some time since the path began.
 
-        A memory that cannot move what it saw shows it in all of these places at once.
+        A memory that cannot move what it saw shows it in all of these places at once. Where it is not any more, only
+        pixels count whose background was seen: what a door uncovers and nobody looked at says nothing about the door.
         """
         scene, chosen = self.episode.scene, list(self.judged)
         ids, cameras = movers(scene), self.cameras[chosen]
         coarse = cameras.resized(cameras.width // 2, cameras.height // 2)
-        found = self.moving[chosen]
+        found = torch.zeros_like(self.moving[chosen])
         for time in torch.linspace(0, self.mark / FPS, _MOMENTS).tolist() if len(ids) else ():
             there = torch.isin(film(scene, coarse, time, finer=1).object_id, ids)
             found = found | there.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        return found if self.motion is None else found | self.motion.mask
+        found = found if self.motion is None else found | self.motion.mask
+        return self.moving[chosen] | (found & self.covisible[chosen])
 
 
 def make_trial(index: int, config: TrialConfig | None = None) -> Trial:

@@ -287,6 +287,7 @@ def _request(
             config.alignment,
             first_latent=1,
             subframes=look.earlier,
+            times=torch.tensor(numbers, dtype=torch.float64) / state.fps,
             read=look.read,
             tau=config.retrieval.tau,
         ),

@@ -43,6 +43,8 @@ class MemoryTokens:
         warped_latent: `[L]` whether the token was read by Warped Latent.
         subframes: `[L x]` what memory shows at the raw frames of the target latent (see `assemble`), None if that was
             not asked for.
+        age: `[L]` seconds between when the owner was seen and the target's frame; negative if it was seen later, None
+            if nobody said when the targets are.
     """
 
     features: Float[Tensor, "L c"]
@@ -52,6 +54,7 @@ class MemoryTokens:
     source: Int[Tensor, "L"]
     warped_latent: Bool[Tensor, "L"]
     subframes: Float[Tensor, "L x"] | None = None
+    age: Float[Tensor, "L"] | None = None
 
     def __len__(self) -> int:
         return len(self.latent)
@@ -66,6 +69,7 @@ class MemoryTokens:
             self.source[keep],
             self.warped_latent[keep],
             None if self.subframes is None else self.subframes[keep],
+            None if self.age is None else self.age[keep],
         )
 
     @property
@@ -126,6 +130,7 @@ def assemble(
     *,
     first_latent: int = 0,
     subframes: Mosaic | None = None,
+    times: Float[Tensor, "l"] | None = None,
     kernel: Tensor | None = None,
     read: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
@@ -142,6 +147,7 @@ def assemble(
             in order. With it, tokens of Warped Latent say what is seen at each of them: `subframes` holds the cells'
             latents and whether they are good, frame by frame (`[t - 1, c + 1, p, p]`), then whether those of
             `features` are (`[p, p]`). For Warped RoPE, whose content is one stored patch, all of it is 0.
+        times: Seconds of the views of `mosaic`; with it, tokens say how long ago they were seen.
         kernel: Of the autoencoder, to read between cells (see `canvas`).
         read: What `canvas` gave for the views of `mosaic` and, after them, of `subframes`; by default it is read here.
         generator: For training: `mixture` takes a random half for Warped RoPE in place of the checkerboard.
@@ -149,26 +155,29 @@ def assemble(
 
     Raises:
         ConfigError: on an unknown alignment.
-        GeometryError: if `subframes` has another number of views.
+        GeometryError: if `subframes` or `times` is of another number of views.
     """
     if alignment not in ("rope", "latent", "mixture"):
         raise ConfigError(f"alignment {alignment!r}: expected rope, latent or mixture")
     grid, views = mosaic.grid, len(mosaic)
     if subframes is not None and len(subframes) != views * (grid.temporal - 1):
         raise GeometryError(f"{len(subframes)} earlier frames of {views} latents of {grid.temporal} frames each")
+    if times is not None and len(times) != views:
+        raise GeometryError(f"{len(times)} times of {views} views")
     whole = mosaic if subframes is None else Mosaic.cat([mosaic, subframes])
     picture, good = canvas(store, whole, tau, kernel=kernel) if read is None else read
     view, row, column = mosaic.covered.nonzero().unbind(1)
-    latent = view + first_latent
+    latent, source = view + first_latent, mosaic.owner[view, row, column]
     cells = repeat_nearest_good(picture[:views].permute(0, 2, 3, 1), good[:views], grid.patch)
     gathered = MemoryTokens(
         features=cells_to_tokens(cells, grid.patch).flatten(3)[view, row, column],
         positions=torch.stack([latent, row, column], -1).double(),
         latent=latent,
         target=torch.stack([row, column], -1),
-        source=mosaic.owner[view, row, column],
+        source=source,
         warped_latent=torch.ones_like(latent, dtype=torch.bool),
         subframes=None if subframes is None else _frame_by_frame(picture, good, grid)[view, row, column],
+        age=None if times is None else (times.double()[view] - store.times[source, 0].double()).float(),
     )
     if alignment == "latent" or not len(gathered):
         return gathered

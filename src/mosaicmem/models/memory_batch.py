@@ -10,6 +10,9 @@ import torch
 from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.models.conditioning import MemoryTokens
 
+AGE_WAVES = 12
+"""Numbers by which an age is told, see `age_waves`."""
+
 
 @dataclass(frozen=True)
 class MemoryBatch:
@@ -22,6 +25,7 @@ class MemoryBatch:
         mask: `[b M]` False for padding; None if there is none.
         subframes: `[b M x]` what memory shows at raw frames; None if the tokens do not say.
         warped_latent: `[b M]` tokens that Warped Latent put exactly at their target; None stands for none.
+        age: `[b M]` seconds since they were seen; None if the tokens do not say.
     """
 
     features: Float[Tensor, "b M c"]
@@ -30,6 +34,7 @@ class MemoryBatch:
     mask: Bool[Tensor, "b M"] | None = None
     subframes: Float[Tensor, "b M x"] | None = None
     warped_latent: Bool[Tensor, "b M"] | None = None
+    age: Float[Tensor, "b M"] | None = None
 
     def __len__(self) -> int:
         return self.features.shape[1]
@@ -56,6 +61,7 @@ class MemoryBatch:
         told = [tokens.subframes for tokens in batch if tokens.subframes is not None]
         subframes = torch.zeros(len(batch), total, told[0].shape[1]) if told else None
         warped_latent = torch.zeros_like(mask)
+        age = torch.zeros(len(batch), total) if any(tokens.age is not None for tokens in batch) else None
         for b, tokens in enumerate(batch):
             start = 0
             for latent, count in zip(latents, counts, strict=True):
@@ -66,9 +72,11 @@ class MemoryBatch:
                 mask[b, here], warped_latent[b, here] = True, tokens.warped_latent[mine]
                 if subframes is not None and tokens.subframes is not None:
                     subframes[b, here] = tokens.subframes[mine].float()
+                if age is not None and tokens.age is not None:
+                    age[b, here] = tokens.age[mine]
                 row[b, start : start + count] = latent
                 start += count
-        return cls(features, positions, row, None if bool(mask.all()) else mask, subframes, warped_latent)
+        return cls(features, positions, row, None if bool(mask.all()) else mask, subframes, warped_latent, age)
 
     def in_place(self, video: int, tokens: tuple[int, int], dtype: torch.dtype) -> InPlace:
         """What Warped Latent put at the place of each of `video` tokens, `tokens` rows and columns to a latent."""
@@ -80,7 +88,10 @@ class MemoryBatch:
         place = ((self.row * tokens[0] + row) * tokens[1] + column).where(self.warped_latent, 0)[..., None]
         b, _, width = content.shape
         known = content.new_zeros(b, video, 1).scatter_add(1, place, exact.to(content))
-        return InPlace(content.new_zeros(b, video, width).scatter_add(1, place.expand_as(content), content), known)
+        age = None if self.age is None else content.new_zeros(b, video, 1, dtype=self.age.dtype)
+        if age is not None and self.age is not None:
+            age = age.scatter_add(1, place, self.age[..., None] * exact)[..., 0]
+        return InPlace(content.new_zeros(b, video, width).scatter_add(1, place.expand_as(content), content), known, age)
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,15 @@ class InPlace:
     Attributes:
         content: `[b L c]` features, and sub-frames if there are any, 0 where there are none.
         known: `[b L 1]` 1 where there are some.
+        age: `[b L]` seconds since they were seen, as `MemoryBatch.age`.
     """
 
     content: Float[Tensor, "b L c"]
     known: Float[Tensor, "b L 1"]
+    age: Float[Tensor, "b L"] | None = None
+
+
+def age_waves(age: Float[Tensor, "b M"]) -> Float[Tensor, "b M w"]:
+    """Ages in seconds as waves of `asinh(age / 0.1)`: fine near now, coarse long ago, odd for what comes later."""
+    turned = torch.asinh(10 * age.float())[..., None] * 2.0 ** torch.arange(-2, AGE_WAVES // 2 - 2, device=age.device)
+    return torch.cat([turned.sin(), 1 - turned.cos()], dim=-1)

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.models._start import normal
-from mosaicmem.models.memory_batch import MemoryBatch
+from mosaicmem.models.memory_batch import AGE_WAVES, MemoryBatch, age_waves
 from mosaicmem.ops._sdpa import masked_attention
 from mosaicmem.ops.attention import KeyValues, Placement, attend, place
 from mosaicmem.ops.prope import Layout, TokenCameras
@@ -53,6 +53,7 @@ class TransformerConfig:
         memory_subframes: Numbers of `MemoryTokens.subframes` that memory tokens bring; 0 reads none.
         memory_in_place: Whether a token of Warped Latent is also added, through maps of its own, to the video token
             whose place it was warped to, and to what that token answers, as far as it lets it.
+        memory_age: Whether memory tokens say how long ago they were seen: a door may have opened since.
     """
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
@@ -72,6 +73,7 @@ class TransformerConfig:
     reads_past: bool = False
     memory_subframes: int = 0
     memory_in_place: bool = False
+    memory_age: bool = False
 
     def __post_init__(self) -> None:
         p = self.patch_size
@@ -153,6 +155,10 @@ class VideoTransformer(nn.Module):
             self.subframe_embedding = nn.Linear(config.memory_subframes, dim)
             nn.init.zeros_(self.subframe_embedding.weight)
             nn.init.zeros_(self.subframe_embedding.bias)
+        self.age_embedding: nn.Linear | None = None
+        if config.memory_age:  # the first half for memory tokens, the second for the video tokens at their places
+            self.age_embedding = nn.Linear(AGE_WAVES, 2 * dim, bias=False)
+            nn.init.zeros_(self.age_embedding.weight)
         self.place_embedding: nn.Linear | None = None
         self.place_answer: nn.Linear | None = None
         self.place_gate: nn.Linear | None = None
@@ -192,7 +198,7 @@ class VideoTransformer(nn.Module):
 
         Raises:
             GeometryError: if the latents do not divide into tokens, timesteps are of another number, or memory lacks
-                the sub-frames that this model reads.
+                the sub-frames or ages that this model reads.
         """
         b, _, l, h, w = latents.shape
         p = self.config.patch_size[1]
@@ -209,7 +215,10 @@ class VideoTransformer(nn.Module):
         if memory is not None and len(memory):
             if self.place_embedding is not None and memory.warped_latent is not None:
                 here_too = memory.in_place(video, (m, n), kind)
-                tokens = tokens + self.place_embedding(here_too.content) * here_too.known
+                told = self.place_embedding(here_too.content)
+                if self.age_embedding is not None and here_too.age is not None:
+                    told = told + self.age_embedding(age_waves(here_too.age).to(kind)).chunk(2, dim=-1)[1]
+                tokens = tokens + told * here_too.known
             tokens = torch.cat([tokens, self._embed(memory, kind)], dim=1)
             times = torch.cat([times, times.new_zeros(b, len(memory))], dim=1)
             positions = torch.cat([positions, memory.positions.to(positions)], dim=1)
@@ -265,6 +274,13 @@ class VideoTransformer(nn.Module):
         """As video is embedded, and what memory shows at the latent's earlier raw frames."""
         weight = self.patch_embedding.weight.flatten(1)
         tokens = F.linear(memory.features.to(kind), weight, self.patch_embedding.bias)
+        if self.age_embedding is not None:
+            if memory.age is None:
+                raise GeometryError(
+                    "memory tokens do not say how long ago they were seen, which this model reads; give `assemble` the "
+                    "seconds of its views (times=)"
+                )
+            tokens = tokens + self.age_embedding(age_waves(memory.age).to(kind)).chunk(2, dim=-1)[0].to(tokens.dtype)
         if self.subframe_embedding is None:
             return tokens
         found = 0 if memory.subframes is None else memory.subframes.shape[-1]

@@ -22,7 +22,7 @@ from mosaicmem.models.checkpoint import read_tensors
 FORMAT = "mosaicmem-training-1"
 FREE = ("steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every", "data.clips", "data.last")
 """What may change between two runs of one training: when it stops, how often it reports, and more data."""
-LATE = (".subframe_embedding.", ".place_embedding.", ".place_answer.", ".place_gate.")
+LATE = (".subframe_embedding.", ".place_embedding.", ".place_answer.", ".place_gate.", ".age_embedding.")
 """In the names of parameters that weights may lack: they start at zero effect."""
 
 

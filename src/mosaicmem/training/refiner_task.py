@@ -61,6 +61,7 @@ class RefinerBatch:
     shown: Float[Tensor, "n c h w"]
     good: Bool[Tensor, "n h w"]
     still: Float[Tensor, "n c h w"]  # of the true ones
+    weight: Float[Tensor, "n h w"]  # of cells in the loss: more where things move
 
 
 class RefinerTask:
@@ -94,11 +95,13 @@ class RefinerTask:
         return self._kept[mine]
 
     def loss(self, module: nn.Module, batch: RefinerBatch) -> tuple[Tensor, dict[str, float]]:
-        """Squared error of latents, weighted by what they do to pixels, and of pixels."""
+        """Squared error of latents, weighted by what they do to pixels, and of pixels; cells count as in the world
+        model's loss."""
         fine = module(batch.made, batch.shown, batch.good)
-        latents = (self._weight.to(fine) * (fine - batch.still).square()).mean()
+        share = (batch.weight / batch.weight.mean())[:, None]
+        latents = (share * self._weight.to(fine) * (fine - batch.still).square()).mean()
         cells = self.settings.pixel_cells if torch.is_grad_enabled() else max(fine.shape[-2:])
-        pixels = pixel_loss(self._vae.decode_stills, fine, batch.still, cells)
+        pixels = pixel_loss(self._vae.decode_stills, fine, batch.still, cells, batch.weight)
         metrics = {"latent_error": float(latents.detach()), "pixel_error": float(pixels.detach())}
         return latents + self.settings.pixels * pixels, metrics
 
@@ -147,4 +150,5 @@ class RefinerTask:
             torch.cat([latents.float() for latents, _ in looks]),
             torch.cat([good for _, good in looks]),
             torch.cat([sample["still"] for sample in samples]),
+            torch.cat([sample["weight"][0] for sample in samples]),
         )

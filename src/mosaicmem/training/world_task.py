@@ -33,6 +33,7 @@ from mosaicmem.training.cache import STEP
 from mosaicmem.training.distributed import on_device, sixteen_bits
 from mosaicmem.training.latent_clip import LatentClip, read_latents
 from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
+from mosaicmem.worlds.episodes import FPS
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,11 @@ class WorldTask:
             earlier = retrieve(store, window[frames[:, :-1].flatten()], self.grid, RetrievalConfig())
         drawn, kernel = None if plain else generator, None if self.vae is None else self.vae.kernel
         read = canvas(store, mosaic if earlier is None else Mosaic.cat([mosaic, earlier]), kernel=kernel)
-        tokens = assemble(store, mosaic, alignment, first_latent=1, subframes=earlier, read=read, generator=drawn)
+        times = (STEP * start + frames[:, -1]).double() / FPS
+        tokens = assemble(
+            store, mosaic, alignment,
+            first_latent=1, subframes=earlier, times=times, read=read, generator=drawn,
+        )  # fmt: skip
         return tokens, (read[0][: cfg.latents], read[1][: cfg.latents])
 
     def _collate(self, samples: list[dict[str, Any]], memory: bool = True) -> WorldBatch:
@@ -386,7 +391,7 @@ def _keyframe(
         depth = depth * (smooth + error * torch.randn((), generator=generator)).exp()
     if level:
         latents = latents + level * torch.randn(latents.shape, generator=generator)
-    return lift(latents, depth, clip.cameras[STEP * k], grid, frame=STEP * k, time=STEP * k / 24)
+    return lift(latents, depth, clip.cameras[STEP * k], grid, frame=STEP * k, time=STEP * k / FPS)
 
 
 def _no_tokens(width: int) -> MemoryTokens:

@@ -74,6 +74,7 @@ class WorldModel(TransformerConfig):
     memory_subframes: int = subframe_width(24, TokenGrid(128, 128, 8, 2, STEP))
     memory_in_place: bool = True
     reads_past: bool = True
+    memory_age: bool = True
 
 
 @dataclass(frozen=True)
