@@ -22,10 +22,11 @@ SERVER = """
 import sys
 import time
 from pathlib import Path
-from tests.live.scenes import reopened, walk
+from tests.live.scenes import remembered, reopened, walk
 from tests.live.serving import served
 path, port = Path(sys.argv[1]), int(sys.argv[2])
 made = reopened(path) if path.exists() else walk(path)
+made.others = {"attic": remembered}
 with served(path.parent, port=port, made=made) as found:
     print(found.port, flush=True)
     while True:
@@ -179,3 +180,63 @@ def test_walk_come_back_edit_reload_and_survive_a_killed_server(tmp_path) -> Non
         assert page.run(unnamed) == [], "everything has a name for whoever cannot see it"
         noise = ("ERR_CONNECTION", "WebSocket connection", "Failed to load resource")
         assert [e for e in page.errors if not any(word in e for word in noise)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_another_world_is_joined_at_a_doorway_by_keys_and_by_mouse(tmp_path) -> None:
+    if find_chromium() is None:
+        pytest.skip("needs a Chromium; on Debian: apt-get install chromium")
+    patches = "+document.getElementById('amount').textContent.split(' ')[0].replace(',', '')"
+    said = "document.getElementById('door-said').textContent"
+    with contextlib.closing(Process(tmp_path / "w.mosaic")) as server, browser() as page:
+        page.size(1200, 800)
+        page.open(f"http://127.0.0.1:{server.port}/?token={TOKEN}")
+        page.wait("document.body?.dataset?.shown !== undefined && document.getElementById('amount').textContent !== ''")
+        alone = page.run(patches)
+        hidden = "['gap-row', 'door-row', 'door-tool'].map(id => document.getElementById(id).hidden)"
+        assert page.run(hidden) == [False, True, True]
+
+        # keys alone: G is the doorway in the middle of the view, the button is reached and pressed
+        page.press("g")
+        page.wait(f"{said}.includes('away; whoever goes through it enters attic')")
+        assert page.run("document.getElementById('layout').value") == "doorway"
+        assert page.run(hidden) == [True, False, False]
+        page.run("document.getElementById('splice').focus()")
+        page.press(" ")
+        page.wait("document.getElementById('undo').textContent === 'Undo splice'")
+        page.wait(f"{patches} === {2 * alone}")
+        assert "at the doorway" in page.run("document.getElementById('note').textContent")
+        assert page.run("document.getElementById('splice').disabled"), "one door, one world"
+        page.run("document.getElementById('view').focus()")
+        step(page, "z")
+        page.wait(f"{patches} === {alone}")
+
+        # the mouse: a click on the view, with the tool that the layout chose; a frame that the other has not is refused
+        assert page.run("document.querySelector('input[name=tool]:checked').value") == "doorway"
+        for number, answer in (("77", "has no frame 77"), ("2", "at the doorway")):
+            page.click("view")
+            page.wait(f"{said}.includes('away')")
+            page.run(f"document.getElementById('other-frame').value = '{number}'")
+            page.run("document.getElementById('splice').click()")
+            page.wait(f"document.getElementById('note').textContent.includes('{answer}')")
+        page.wait(f"{patches} === {2 * alone}")
+        page.size(390, 800, "dark", phone=True)
+        assert page.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+        page.run("document.getElementById('splice-row').scrollIntoView()")
+        page.picture(tmp_path / "doorway.png")
+
+        # above: no door is asked for
+        choose = (
+            "(s => { s.value = 'vertical'; s.dispatchEvent(new Event('change')); })(document.getElementById('layout'))"
+        )
+        page.run(choose)
+        assert page.run(hidden) == [False, True, True]
+        page.run("document.getElementById('splice').click()")
+        page.wait(f"{patches} === {3 * alone}")
+        assert "above" in page.run("document.getElementById('note').textContent")
+        unnamed = """[...document.querySelectorAll('#splice-row *, #door-tool *')].filter(e =>
+            e.matches('button, input, select') && !(e.textContent.trim() || e.getAttribute('aria-label')
+              || e.labels?.length)).map(e => e.id)"""
+        assert page.run(unnamed) == [], "everything has a name for whoever cannot see it"
+        assert page.errors == []

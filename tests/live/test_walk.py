@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.live.scenes import THING, UP, remembered, reopened, scene, views, walk
 
+from mosaicmem.apps.cli.placement import Placement
 from mosaicmem.errors import ConfigError, GeometryError, InputError
+from mosaicmem.geometry.se3 import transform_points
 from mosaicmem.io.world import WorldFile, verify
 from mosaicmem.live.commands import Edit, Jump, Load, Memory, Move, Redo, Save, Say, Undo, parse, parse_choice
 from mosaicmem.live.steps import STEEPEST, path_of
 from mosaicmem.live.walk import Walk
+from mosaicmem.memory import editing
 
 ERASE = Edit("erase", parse_choice(THING))
 OUT = [Move(forward=0.1), Move(yaw=6.0), Move(right=0.1, tilt=-4.0)]
@@ -275,6 +280,42 @@ def test_words_add_up_and_are_taken_back_and_memory_can_be_switched_off(tmp_path
                 only.do(command)
 
 
+def placed(w: Walk) -> torch.Tensor:
+    """Where the patches of the other world went, that is of the newest three groups."""
+    return torch.cat([w.world.store.centers[slice(*w.world.store.offsets[g : g + 2])] for g in (3, 4, 5)]).double()
+
+
+def test_another_world_goes_beside_above_or_door_to_door_as_on_the_command_line(tmp_path) -> None:
+    w = walk(tmp_path / "w.mosaic", generates=False)
+    other = remembered()
+    w.others = {"room": lambda: other}
+    points = other.centers.double()
+    with w.world:
+        for layout in ("horizontal", "vertical"):
+            w.do(Edit("splice", other="room", layout=layout, offset=0.5))
+            wanted = editing.layout_transform(points, points, layout, 0.5)
+            assert torch.allclose(placed(w), transform_points(wanted, points), atol=1e-5)
+            w.do(Undo())
+        place, ahead = (0.5, -1.3, 0.25), (0.0, 0.3, 2.0)
+        line = Placement("doorway", door_a="0.5,-1.3,0.25,0", door_b="0,0,0,0", door_ratio=1.5)
+        door = Edit("splice", other="room", layout="doorway", door=place, facing=ahead, factor=1.5)
+        seen = views([0.0, 40.0, -40.0])
+        for frame, i in ((None, 0), (2, 2)):
+            heading = float(torch.rad2deg(torch.atan2(seen.forward[i, 0], seen.forward[i, 2])))
+            stood = ",".join(f"{x:.9f}" for x in seen.centers[i].tolist())
+            wanted = replace(line, door_b=f"{stood},{heading:.9f}").given()
+            assert wanted is not None
+            out = w.do(replace(door, other_frame=frame))
+            assert "at the doorway" in out.said and w.can_undo == "splice"
+            assert torch.allclose(placed(w), transform_points(wanted, points), atol=1e-4)
+            eye = transform_points(wanted, seen.centers[i : i + 1])[0]
+            assert eye.tolist() == pytest.approx(place, abs=1e-6), "who stood there stands in the doorway"
+            w.do(Undo())
+        for wrong in (replace(door, other_frame=9), replace(door, facing=(0.0, 5.0, 0.0))):
+            with pytest.raises(ConfigError):
+                w.do(wrong)
+
+
 def test_memory_alone_hatches_what_it_does_not_know(tmp_path) -> None:
     w = walk(tmp_path / "w.mosaic", generates=False)
     with w.world:
@@ -311,6 +352,13 @@ def test_memory_alone_hatches_what_it_does_not_know(tmp_path) -> None:
         {"do": "edit", "verb": "erase", "choice": {"kind": "planet", "point": [0, 0, 0]}},
         {"do": "edit", "verb": "erase", "choice": THING, "by": [0, 0, 0]},
         {"do": "edit", "verb": "splice", "choice": THING, "other": "b"},
+        {"do": "edit", "verb": "splice", "other": "b", "layout": "inside"},
+        {"do": "edit", "verb": "splice", "other": "b", "layout": "doorway", "door": [0, 0, 0]},
+        {"do": "edit", "verb": "splice", "other": "b", "door": [0, 0, 0], "facing": [0, 0, 1]},
+        {"do": "edit", "verb": "splice", "other": "b", "layout": "doorway", "door": [0, 0, 0], "facing": [0, 0, 0]},
+        {"do": "edit", "verb": "splice", "other": "b", "layout": "vertical", "factor": 2},
+        {"do": "edit", "verb": "splice", "other": "b", "offset": -1},
+        {"do": "edit", "verb": "move", "choice": THING, "by": [0, 0, 1], "layout": "vertical"},
         {"do": "edit", "verb": "scale", "choice": THING, "factor": 0},
         {"do": "edit", "verb": "move", "choice": THING, "by": [0, 0, 1e9]},
     ],

@@ -15,6 +15,7 @@ FAR = 1e6
 MAX_TEXT = 200
 Verb = Literal["erase", "move", "duplicate", "rotate", "scale", "splice"]
 Kind = Literal["thing", "sphere", "box", "frames"]
+Layout = Literal["horizontal", "vertical", "doorway"]
 _WANTED = {
     "thing": {"point"},
     "sphere": {"point", "radius"},
@@ -118,7 +119,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Edit:
-    """Change what is remembered: see `memory.editing`. `by` is a shift in world units, `other` a world to splice in."""
+    """Change what is remembered: see `memory.editing`.
+
+    Attributes:
+        by: A shift, world units.
+        other: A world to splice in.
+        layout: Where it goes: beside this one (without a word), above it, or door to door.
+        offset: Gap between the two, world units; not at a doorway.
+        door, facing: A doorway of this world: the middle of its threshold, and the direction in which somebody looks
+            who stands in it and looks into this world.
+        other_frame: The door of the other world is where this frame of it was seen from, looking as that did; without,
+            the first of its frames.
+        factor: How many times its size a selection has afterwards, or the other world behind its door.
+    """
 
     verb: Verb
     choice: Choice | None = None
@@ -126,6 +139,11 @@ class Edit:
     degrees: float | None = None
     factor: float | None = None
     other: str | None = None
+    layout: Layout | None = None
+    offset: float | None = None
+    door: Point | None = None
+    facing: Point | None = None
+    other_frame: int | None = None
 
     def __post_init__(self) -> None:
         more = {
@@ -136,18 +154,28 @@ class Edit:
             "scale": {"factor"},
             "splice": {"other"},
         }
-        names = ("by", "degrees", "factor", "other")
+        names = ("by", "degrees", "factor", "other", "layout", "offset", "door", "facing", "other_frame")
         given = {name for name in names if getattr(self, name) is not None}
-        wanted = more.get(self.verb, given)
-        optional = {"by"} if self.verb == "splice" else set[str]()
+        wanted, optional = more.get(self.verb, given), set[str]()
+        if self.verb == "splice" and self.layout == "doorway":
+            wanted, optional = wanted | {"door", "facing"}, {"layout", "by", "factor", "other_frame"}
+        elif self.verb == "splice":
+            optional = {"layout", "by", "offset"}
         refuse(
             (self.verb not in more, f"verb {self.verb!r:.40}: expected one of {', '.join(more)}"),
             (
+                self.layout is not None and self.layout not in get_args(Layout),
+                f"layout {self.layout!r:.40}: expected one of {', '.join(get_args(Layout))}",
+            ),
+            (
                 not wanted <= given <= wanted | optional,
-                f"{self.verb!r:.40} needs {', '.join(wanted) or 'no more'}",
+                f"{self.verb!r:.40} needs {', '.join(sorted(wanted)) or 'no more'}"
+                + (f", and may have {', '.join(sorted(optional))}" if optional else ""),
             ),
             ((self.choice is None) != (self.verb == "splice"), "an edit needs a choice; splice needs none"),
-            (any(not abs(x) <= FAR for x in self.by or ()), "by is out of bounds"),
+            (any(not abs(x) <= FAR for x in (*(self.by or ()), *(self.door or ()))), "a point is out of bounds"),
+            (self.facing is not None and not 1e-6 < math.hypot(*self.facing) <= FAR, "facing: expected a direction"),
+            (self.offset is not None and not 0 <= self.offset <= FAR, "offset: expected 0 or more"),
             (self.degrees is not None and not abs(self.degrees) <= 360, "degrees: expected -360 to 360"),
             (self.factor is not None and not 0.01 <= self.factor <= 100, "factor: expected 0.01 to 100"),
         )
@@ -197,12 +225,12 @@ COMMANDS: dict[str, type[Any]] = {
 }
 _NAMES: dict[type[Any], str] = {cls: name for name, cls in COMMANDS.items()}
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("right", "down", "forward", "yaw", "tilt", "radius", "degrees", "factor"), float),
-    **dict.fromkeys(("frame", "first", "last"), int),
-    **dict.fromkeys(("text", "name", "verb", "kind", "other"), str),
+    **dict.fromkeys(("right", "down", "forward", "yaw", "tilt", "radius", "degrees", "factor", "offset"), float),
+    **dict.fromkeys(("frame", "first", "last", "other_frame"), int),
+    **dict.fromkeys(("text", "name", "verb", "kind", "other", "layout"), str),
     "on": bool,
 }
-_LISTS = {"pose": 16, "point": 3, "low": 3, "high": 3, "by": 3}
+_LISTS = {"pose": 16, "point": 3, "low": 3, "high": 3, "by": 3, "door": 3, "facing": 3}
 
 
 def parse(raw: Any) -> Command:

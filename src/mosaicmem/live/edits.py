@@ -11,7 +11,10 @@ import torch
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry import se3
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.io.exports.shots import camera_now
 from mosaicmem.live.commands import Choice, Edit
+from mosaicmem.live.steps import upright
 from mosaicmem.memory import editing
 from mosaicmem.memory.patches import Group, patch_points
 from mosaicmem.memory.selection import Selection, box, in_frames, sphere, surface
@@ -19,6 +22,10 @@ from mosaicmem.memory.store import PatchStore
 
 Others = Mapping[str, Callable[[], PatchStore]]
 """Worlds that may be spliced in, by name."""
+
+
+ALIKE = 0.8
+"""Cosine between the ups of two worlds from which on they count as one."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ def edited(
             world belongs to another latent space.
     """
     if command.verb == "splice":
-        return _spliced(command, store, others)
+        return _spliced(command, store, up, others)
     assert command.choice is not None
     rows = selection(command.choice)(store)
     count = int(rows.sum())
@@ -106,16 +113,55 @@ def edited(
     return after, arguments, f"{command.verb}: {count:,} patches"
 
 
-def _spliced(command: Edit, store: PatchStore, others: Others) -> tuple[PatchStore, dict[str, Any], str]:
+def _spliced(
+    command: Edit, store: PatchStore, up: Float[Tensor, "3"], others: Others
+) -> tuple[PatchStore, dict[str, Any], str]:
     if command.other is None or command.other not in others:
         known = ", ".join(others) or "none; name them with --other when you start"
         raise ConfigError(f"no world {str(command.other)!r:.80} to splice in; there are {known}")
     other = others[command.other]()
-    where = editing.layout_transform(store.centers, other.centers, "horizontal", store.scale)
+    layout = command.layout or "horizontal"
+    if layout == "doorway":
+        doors = doorway(_vector(command.door), _vector(command.facing), up), _door_of(other, command.other_frame, up)
+        where = editing.doorway_transform(*doors, ratio=command.factor or 1.0)
+    else:
+        offset = store.scale if command.offset is None else command.offset
+        where = editing.layout_transform(store.centers, other.centers, layout, offset)
     if command.by is not None:
         where = se3.translation(_vector(command.by)) @ where
-    said = f"splice {command.other}: {other.num_patches:,} patches beside"
-    return editing.splice(store, other, where), {"other": command.other, "a_from_b": where.tolist()}, said
+    place = {"horizontal": "beside", "vertical": "above", "doorway": "at the doorway"}[layout]
+    said = f"splice {command.other}: {other.num_patches:,} patches {place}"
+    arguments = {"other": command.other, "layout": layout, "a_from_b": where.tolist()}
+    return editing.splice(store, other, where), arguments, said
+
+
+def doorway(place: Float[Tensor, "3"], facing: Float[Tensor, "3"], up: Float[Tensor, "3"]) -> Float[Tensor, "4 4"]:
+    """World from door, as `editing.doorway_transform` wants it: upright, looking level along `facing`.
+
+    Raises:
+        ConfigError: if `facing` is straight up or down.
+    """
+    up = torch.nn.functional.normalize(up.double(), dim=0)
+    ahead = facing.double() - up * (facing.double() @ up)
+    if float(ahead.norm()) <= 1e-6 * float(facing.norm()):
+        raise ConfigError("facing: expected a direction that is not straight up or down")
+    ahead = torch.nn.functional.normalize(ahead, dim=0)
+    return se3.make_transform(torch.stack([torch.linalg.cross(-up, ahead), -up, ahead], -1), place.double())
+
+
+def _door_of(store: PatchStore, frame: int | None, up: Float[Tensor, "3"]) -> Float[Tensor, "4 4"]:
+    """Where a frame of a world was seen from, looking as it did; without a number its first one."""
+    groups = [group for group in store if frame is None or group.keyframe.frame == frame]
+    if not groups:
+        known = sorted({group.keyframe.frame for group in store})
+        raise ConfigError(
+            f"the other world has no frame {frame}; it has {known[0]} to {known[-1]}, {len(known)} in all"
+        )
+    seen, _ = camera_now(min(groups, key=lambda group: group.age_key))
+    cameras = Cameras.cat([camera_now(group)[0] for group in store])
+    # worlds with one idea of up keep it, so that floors stay level whatever a guess from few cameras is worth
+    own = upright(cameras)
+    return doorway(seen.centers[0], seen.forward[0], up if float(own @ up.double()) > ALIKE else own)
 
 
 def _vector(point: tuple[float, ...] | None) -> Float[Tensor, "3"]:

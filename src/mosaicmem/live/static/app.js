@@ -123,6 +123,7 @@ const presses = {
   KeyO: () => view.next(),
   KeyC: () => edits.clicked(0.5, 0.5, "ask"),
   KeyX: () => edits.clicked(0.5, 0.5, "thing"),
+  KeyG: () => edits.doorway(),
   Delete: () => edits.edit("erase"),
   KeyT: () => dom.words.focus(),
   Home: () => timeline.now(),

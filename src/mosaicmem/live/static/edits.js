@@ -1,6 +1,8 @@
 // Edits and reasons: choose by a click, change it, take it back; and why a place looks as it does.
 
 const $ = (id) => document.getElementById(id);
+const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+const NO_DOOR = "Stand in front of the doorway, look straight at it and click it, in the view or in 3D; or press G for the middle of the view.";
 
 export class Edits {
   constructor(link, view, space, current) {
@@ -11,7 +13,9 @@ export class Edits {
     }
     $("undo").addEventListener("click", () => link.do({ do: "undo" }));
     $("redo").addEventListener("click", () => link.do({ do: "redo" }));
-    $("splice").addEventListener("click", () => link.do({ do: "edit", verb: "splice", other: $("other").value }));
+    $("splice").addEventListener("click", () => this.splice());
+    $("layout").addEventListener("change", () => this.placed());
+    $("door-middle").addEventListener("click", () => this.doorway());
     $("saving").addEventListener("submit", (event) => {
       event.preventDefault();
       if ($("name").value) link.do({ do: "save", name: $("name").value });
@@ -24,8 +28,10 @@ export class Edits {
     this.about = hello;
     $("splice-row").hidden = !hello.others.length;
     $("other").replaceChildren(...hello.others.map((name) => new Option(name, name)));
+    this.placed();
     if (!this.sized) {
       this.sized = true;
+      $("gap").value = +hello.scale.toFixed(2);
       $("radius").value = +(0.2 * hello.scale).toFixed(2);
       $("by-right").value = +(0.2 * hello.scale).toFixed(2);
     }
@@ -52,8 +58,9 @@ export class Edits {
       const found = await this.link.ask({ ask: "why", u, v });
       this.explain(found);
       if (tool === "ask") return;
-      if (!found.point) { this.say("Nothing is remembered there."); return; }
-      await this.select(tool, found.point);
+      if (tool === "doorway") this.doorAt(found.point);
+      else if (!found.point) this.say("Nothing is remembered there.");
+      else await this.select(tool, found.point);
     } catch (error) { this.say(error.message); }
   }
 
@@ -61,7 +68,8 @@ export class Edits {
   async picked({ uid, point }) {
     try {
       this.explain(await this.link.ask({ ask: "why", uid }));
-      if (this.tool !== "ask") await this.select(this.tool, point);
+      if (this.tool === "doorway") this.doorAt(point);
+      else if (this.tool !== "ask") await this.select(this.tool, point);
     } catch (error) { this.say(error.message); }
   }
 
@@ -86,13 +94,71 @@ export class Edits {
     this.clear();
   }
 
-  // "right, up, away" as one looks now, on the level
-  shift() {
+  // where another world goes; at a doorway, a click says which
+  placed() {
+    const door = $("layout").value === "doorway";
+    $("gap-row").hidden = door;
+    $("door-row").hidden = $("door-tool").hidden = !door;
+    if (door !== (this.tool === "doorway")) document.querySelector(`input[name=tool][value=${door ? "doorway" : "ask"}]`).checked = true;
+    this.noDoor();
+  }
+
+  noDoor() {
+    this.door = null;
+    $("door-said").textContent = NO_DOOR;
+    $("splice").disabled = $("layout").value === "doorway";
+  }
+
+  // the middle of the view, for whoever has no mouse
+  doorway() {
+    if ($("splice-row").hidden) { this.say("There is no other world; name one with --other when you start."); return; }
+    if ($("layout").value !== "doorway") { $("layout").value = "doorway"; this.placed(); }
+    this.clicked(0.5, 0.5, "doorway");
+  }
+
+  // the other world's door is where a camera was, so this one is at the height of the eye, too
+  doorAt(point) {
+    if (!point) { this.noDoor(); $("door-said").textContent = `Nothing is remembered there. ${NO_DOOR}`; return; }
+    const pose = this.current(), { up, scale } = this.about, eye = [pose[3], pose[7], pose[11]];
+    const rise = dot(eye, up) - dot(point, up), place = point.map((x, i) => x + rise * up[i]);
+    const [right, ahead] = this.level();
+    this.door = { door: place.map((x) => +x.toFixed(5)), facing: ahead.map((x) => +(-x).toFixed(6)) };
+    const frame = [];
+    for (let k = -10; k <= 10; k++) {
+      const along = (a, b) => frame.push(...place.map((x, i) => x + scale * (a * right[i] + b * up[i])));
+      for (const side of [-0.12, 0.12]) { along(side, 0.015 * k); along(0.012 * k, side * 1.25); }
+    }
+    this.space.select(frame);
+    const away = Math.hypot(...place.map((x, i) => x - eye[i]));
+    $("door-said").textContent = `The doorway is ${away.toFixed(2)} away; whoever goes through it enters ${$("other").value}.`;
+    $("splice").disabled = false;
+  }
+
+  splice() {
+    const layout = $("layout").value, command = { do: "edit", verb: "splice", other: $("other").value, layout };
+    if (layout !== "doorway") command.offset = Math.max(0, +$("gap").value || 0);
+    else {
+      if (!this.door) return;
+      Object.assign(command, this.door, { factor: +$("door-ratio").value || 1 });
+      if ($("other-frame").value !== "") command.other_frame = Math.round(+$("other-frame").value);
+    }
+    this.link.do(command);
+    this.clear();
+    this.noDoor();
+  }
+
+  // the directions to the right and ahead as one looks now, on the level
+  level() {
     const pose = this.current(), up = this.about.up;
-    const ahead = [pose[2], pose[6], pose[10]], rise = ahead.reduce((s, x, i) => s + x * up[i], 0);
+    const ahead = [pose[2], pose[6], pose[10]], rise = dot(ahead, up);
     const level = ahead.map((x, i) => x - rise * up[i]), length = Math.hypot(...level) || 1;
     const f = level.map((x) => x / length);
-    const r = [f[1] * up[2] - f[2] * up[1], f[2] * up[0] - f[0] * up[2], f[0] * up[1] - f[1] * up[0]];
+    return [[f[1] * up[2] - f[2] * up[1], f[2] * up[0] - f[0] * up[2], f[0] * up[1] - f[1] * up[0]], f];
+  }
+
+  // "right, up, away"
+  shift() {
+    const up = this.about.up, [r, f] = this.level();
     const [x, y, z] = ["by-right", "by-up", "by-away"].map((id) => +$(id).value || 0);
     return [0, 1, 2].map((i) => +(x * r[i] + y * up[i] + z * f[i]).toFixed(6));
   }
