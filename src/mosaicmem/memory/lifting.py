@@ -67,6 +67,8 @@ def lift(
 ) -> Keyframe:
     """Give every latent cell of a frame its depth, and decide which cells may be read (method: lifting, hygiene).
 
+    Tensors may come from any device; the keyframe lies on the CPU, as all of memory does.
+
     Args:
         latents: Image-mode latent of the frame.
         depth: z-depth of every pixel, world units; 0, negative or non-finite = unknown.
@@ -79,6 +81,9 @@ def lift(
         GeometryError: if depth, camera and grid disagree about the size of the image.
     """
     config = config or LiftingConfig()
+    latents, depth = latents.cpu(), depth.cpu()  # memory is kept there, wherever models run
+    confidence = None if confidence is None else confidence.cpu()
+    exclude = None if exclude is None else exclude.cpu()
     size = (grid.height, grid.width)
     for name, found in [("depth", tuple(depth.shape)), ("camera", (camera.height, camera.width))]:
         if found != size:

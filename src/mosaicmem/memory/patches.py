@@ -61,7 +61,8 @@ class Keyframe:
         origin: Whether the frame was observed or generated.
 
     Raises:
-        GeometryError: if shapes disagree with each other or with the camera's image, or a valid cell has no depth.
+        GeometryError: if shapes disagree with each other or with the camera's image, a valid cell has no depth, or a
+            tensor is not on the CPU.
     """
 
     latents: Float[Tensor, "c h w"]
@@ -98,6 +99,12 @@ class Keyframe:
     def __post_init__(self) -> None:
         h, w = self.depth.shape
         expected = self.cells
+        for name, tensor in [*((name, getattr(self, name)) for name in _TENSORS), ("camera", self.camera.viewmats)]:
+            if tensor.device.type != "cpu":
+                raise GeometryError(
+                    f"keyframe {self.frame}: {name} lies on {tensor.device}, but memory is kept and read on the CPU, "
+                    "whatever device the models use; bring it there with .cpu()"
+                )
         if len(self.camera) != 1:
             raise GeometryError(f"a keyframe has exactly one camera, got {len(self.camera)}")
         if (h, w) != expected or self.latents.shape[1:] != self.depth.shape:

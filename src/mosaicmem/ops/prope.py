@@ -349,5 +349,5 @@ def _require_cameras(T: Tensor, Ks: Tensor | None, size: tuple[int, int], unit: 
     R = T[..., :3, :3]
     if T.numel() and float((R @ R.mT - torch.eye(3, dtype=T.dtype, device=T.device)).abs().max()) > 1e-3:
         raise GeometryError("a view matrix holds no rotation: |R R^T - 1| > 1e-3, and its closed-form inverse is wrong")
-    if Ks is not None and Ks.numel() and float(Ks[..., [0, 1], [0, 1]].min()) <= 0:
+    if Ks is not None and Ks.numel() and float(Ks.diagonal(dim1=-2, dim2=-1)[..., :2].min()) <= 0:
         raise GeometryError("a focal length is not positive; expected fx > 0 and fy > 0, in pixels")
