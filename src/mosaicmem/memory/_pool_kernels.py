@@ -46,6 +46,15 @@ def _meets(x, z, r, focal, principal, extent):
     return x - low * z > -r * math.hypot(1.0, low) and high * z - x > -r * math.hypot(1.0, high)
 
 
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@no_type_check
+def _reaches(a, b, view, x, y, z, dx, dy, dz, spare):
+    """Whether `a * row + b * depth > -spare` somewhere in a box; `row` and depth are coordinates in the view."""
+    nx, ny, nz = a[0] + b * view[2, 0], a[1] + b * view[2, 1], a[2] + b * view[2, 2]
+    most = abs(nx) * dx + abs(ny) * dy + abs(nz) * dz
+    return nx * x + ny * y + nz * z + a[3] + b * view[2, 3] + most > -spare
+
+
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
 def live_blocks(
@@ -53,52 +62,58 @@ def live_blocks(
 ):
     """Blocks of the `active` groups that may land in the view, in order, and how many. For each:
 
-    `live [b 2]` position in `active` and row of the block; `front [b]` a depth that no patch of it is nearer than;
+    `live [b 2]` position in `active` and row of the block; `front [b]` a depth that no patch that lands is nearer than;
     `rect [b 4]` first and last row and column of the `[m n]` tokens outside of which none of its patches lands;
     `whole [b]` whether every patch of it certainly lands in the image.
     """
-    count = 0
+    count, steep = 0, np.abs(view)
+    shift = steep[0, 3] + steep[1, 3] + steep[2, 3]
+    fx, fy, cx, cy, width, height = focal[0], focal[1], principal[0], principal[1], n * stride, m * stride
+    across, down = fx * view[0], fy * view[1]
     for k in range(len(active)):
         for b in range(block_offsets[active[k]], block_offsets[active[k] + 1]):
             x, y, z = float(blocks[b, 0]), float(blocks[b, 1]), float(blocks[b, 2])
             dx, dy, dz = float(blocks[b, 3]), float(blocks[b, 4]), float(blocks[b, 5])
-            xc = view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3]
-            yc = view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3]
+            slack = _SLACK * (abs(x) + abs(y) + abs(z) + dx + dy + dz + shift)
             zc = view[2, 0] * x + view[2, 1] * y + view[2, 2] * z + view[2, 3]
-            slack = abs(x) + abs(y) + abs(z) + dx + dy + dz + abs(view[0, 3]) + abs(view[1, 3]) + abs(view[2, 3])
-            rx = abs(view[0, 0]) * dx + abs(view[0, 1]) * dy + abs(view[0, 2]) * dz + _SLACK * slack
-            ry = abs(view[1, 0]) * dx + abs(view[1, 1]) * dy + abs(view[1, 2]) * dz + _SLACK * slack
-            rz = abs(view[2, 0]) * dx + abs(view[2, 1]) * dy + abs(view[2, 2]) * dz + _SLACK * slack
+            rz = steep[2, 0] * dx + steep[2, 1] * dy + steep[2, 2] * dz + slack
             nearest, farthest = zc - rz, zc + rz
             if farthest <= near:
                 continue
-            live[count, 0], live[count, 1] = k, b
+            xc = view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3]
+            yc = view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3]
+            rx = steep[0, 0] * dx + steep[0, 1] * dy + steep[0, 2] * dz + slack
+            ry = steep[1, 0] * dx + steep[1, 1] * dy + steep[1, 2] * dz + slack
+            left, right, top, bottom = xc - rx, xc + rx, yc - ry, yc + ry
             if nearest <= max(near, 0.0) or nearest <= 1e-3 * farthest:
-                # a patch may reach beyond its centre by its radius, or by half a token
-                wide = math.sqrt(rx * rx + ry * ry + rz * rz)
-                wide += max(blocks[b, 6], 0.5 * stride * farthest / min(focal[0], focal[1]))
-                if not _meets(xc, zc, wide, focal[0], principal[0], n * stride):
+                # it reaches behind the camera: what lands of it lies within the planes through the image's borders,
+                # widened by the largest footprint and by its own, which is its radius or half a token
+                own = max(blocks[b, 6] * fx, 0.5 * stride * farthest) + (fx + fy + width + height) * slack
+                if not (
+                    _reaches(across, cx + max_half, view, x, y, z, dx, dy, dz, own)
+                    and _reaches(-across, width + max_half - cx, view, x, y, z, dx, dy, dz, own)
+                    and _reaches(down, cy + max_half, view, x, y, z, dx, dy, dz, own)
+                    and _reaches(-down, height + max_half - cy, view, x, y, z, dx, dy, dz, own)
+                ):
                     continue
-                if not _meets(yc, zc, wide, focal[1], principal[1], m * stride):
-                    continue
-                front[count] = 0.0
-                rect[count, 0], rect[count, 1], rect[count, 2], rect[count, 3] = 0, m - 1, 0, n - 1
-                whole[count] = False
-                count += 1
+                half, front[count], whole[count] = max_half + 1e-3 * stride, max(near, nearest, 0.0), False
+                left = fx * left / farthest + cx if left > 0 else 0.0
+                right = fx * right / farthest + cx if right < 0 else width
+                top = fy * top / farthest + cy if top > 0 else 0.0
+                bottom = fy * bottom / farthest + cy if bottom < 0 else height
+            else:
+                half = min(max(blocks[b, 6] * fx / nearest, 0.5 * stride), max_half) + 1e-3 * stride
+                left = fx * left / (farthest if left > 0 else nearest) + cx
+                right = fx * right / (nearest if right > 0 else farthest) + cx
+                top = fy * top / (farthest if top > 0 else nearest) + cy
+                bottom = fy * bottom / (nearest if bottom > 0 else farthest) + cy
+                front[count] = nearest
+                whole[count] = left > 0 and top > 0 and right < width and bottom < height
+            if right + half <= 0 or bottom + half <= 0 or left - half >= width or top - half >= height:
                 continue
-            half = min(max(blocks[b, 6] * focal[0] / nearest, 0.5 * stride), max_half) + 1e-3 * stride
-            left, right = xc - rx, xc + rx
-            left = focal[0] * left / (farthest if left > 0 else nearest) + principal[0]
-            right = focal[0] * right / (nearest if right > 0 else farthest) + principal[0]
-            top, bottom = yc - ry, yc + ry
-            top = focal[1] * top / (farthest if top > 0 else nearest) + principal[1]
-            bottom = focal[1] * bottom / (nearest if bottom > 0 else farthest) + principal[1]
-            if right + half <= 0 or bottom + half <= 0 or left - half >= n * stride or top - half >= m * stride:
-                continue
-            whole[count] = left > 0 and top > 0 and right < n * stride and bottom < m * stride and nearest > near
+            live[count, 0], live[count, 1] = k, b
             rect[count, 0], rect[count, 1] = _first_last(top - half, bottom + half, stride, m)
             rect[count, 2], rect[count, 3] = _first_last(left - half, right + half, stride, n)
-            front[count] = nearest
             count += 1
     return count
 
@@ -122,8 +137,12 @@ def nearest_first(front, order):
         start[bucket] += 1
 
 
-_RUN = 64
-"""Patches that are placed at once, without branches and in scratch of a fixed layout, so that it vectorises."""
+_LANES = 16
+"""Patches that are placed at once: a fixed number, without branches and in scratch of a fixed layout, so that the
+compiler turns it into vectors, also the reading of three coordinates in turn. A block of usual size is one turn."""
+
+SPAN = 8
+"""Tokens of a row that are compared at once; what is given per token has as many more at its end."""
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
@@ -137,18 +156,23 @@ def _first(x, count):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _place(centers, radii, start, stop, view, focal, principal, stride, near, max_half, m, n, run):
-    """Where patches `start` to `stop`, at most `_RUN`, land: `run [5 _RUN]`, flat, gets depth (0 where it does not
-    land), first and past the last row of tokens, and the same of columns. All float32."""
+def _place(centers, radii, start, count, view, focal, principal, stride, near, max_half, m, n, depth, front, box):
+    """Where patches `start` to `start + count`, at most `_LANES`, land; all geometry is float32, `centers` flat.
+
+    `depth` and `front [_LANES]` get their depth and that of their nearest point; `box [4 _LANES]`, flat, first and past
+    the last row of tokens, and the same of columns, nothing where they do not land. Returns whether any lands, and how
+    many rows and columns the largest footprint takes.
+    """
     a00, a01, a02, a03 = view[0, 0], view[0, 1], view[0, 2], view[0, 3]
     a10, a11, a12, a13 = view[1, 0], view[1, 1], view[1, 2], view[1, 3]
     a20, a21, a22, a23 = view[2, 0], view[2, 1], view[2, 2], view[2, 3]
     fx, fy, cx, cy = focal[0], focal[1], principal[0], principal[1]
     least, per_stride, middle = np.float32(0.5) * stride, np.float32(1) / stride, np.float32(0.5)
-    width, height = n * stride, m * stride
-    points, sizes = centers[start:stop], radii[start:stop]  # indices that start at 0 are what the compiler vectorises
-    for a in range(len(sizes)):
-        x, y, z = points[a, 0], points[a, 1], points[a, 2]
+    width, height, rows, columns, none = n * stride, m * stride, np.float32(m), np.float32(n), np.int32(0)
+    points, sizes = centers[3 * start : 3 * (start + _LANES)], radii[start : start + _LANES]
+    landed = tall = wide = np.int32(0)
+    for a in range(_LANES):
+        x, y, z = points[3 * a], points[3 * a + 1], points[3 * a + 2]
         zc = a20 * x + a21 * y + a22 * z + a23
         nearness = np.float32(1) / zc
         u = fx * (a00 * x + a01 * y + a02 * z + a03) * nearness + cx
@@ -156,34 +180,50 @@ def _place(centers, radii, start, stop, view, focal, principal, stride, near, ma
         half = sizes[a] * fx * nearness
         half = half if half > least else least
         half = half if half < max_half else max_half
-        lands = (zc > near) & (u + half > 0) & (v + half > 0) & (u - half < width) & (v - half < height)
-        run[0 * _RUN + a] = zc if lands else np.float32(0)
-        run[1 * _RUN + a] = _first((v - half) * per_stride - middle, m)
-        run[2 * _RUN + a] = _first((v + half) * per_stride - middle, m)
-        run[3 * _RUN + a] = _first((u - half) * per_stride - middle, n)
-        run[4 * _RUN + a] = _first((u + half) * per_stride - middle, n)
+        lands = (zc > near) & (u + half > 0) & (v + half > 0) & (u - half < width) & (v - half < height) & (a < count)
+        depth[a], front[a] = zc, zc - sizes[a]
+        top = np.int32(_first((v - half) * per_stride - middle, rows))
+        bottom = np.int32(_first((v + half) * per_stride - middle, rows))
+        left = np.int32(_first((u - half) * per_stride - middle, columns))
+        right = np.int32(_first((u + half) * per_stride - middle, columns))
+        box[a], box[_LANES + a] = top if lands else none, bottom if lands else none
+        box[2 * _LANES + a], box[3 * _LANES + a] = left if lands else none, right if lands else none
+        landed |= np.int32(lands)
+    for a in range(_LANES):
+        tall = max(tall, np.int32(box[_LANES + a] - box[a]))
+        wide = max(wide, np.int32(box[3 * _LANES + a] - box[2 * _LANES + a]))
+    return landed != 0, tall, wide
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
-def _covered(zbuf, rect, depth):
-    """Whether every token of `rect` has something no farther than `depth`."""
-    for row in range(rect[0], rect[1] + 1):
-        for col in range(rect[2], rect[3] + 1):
-            if zbuf[row, col] > depth:
-                return False
-    return True
+def _whole_run(centers, radii, start, spare):
+    """`centers`, `radii` and `start`, or a copy that has `_LANES` rows from there on where the columns end before."""
+    if start + _LANES <= len(radii):
+        return centers, radii, start
+    left = len(radii) - start
+    spare[: 3 * left], spare[3 * _LANES : 3 * _LANES + left] = centers[3 * start :], radii[start:]
+    return spare[: 3 * _LANES], spare[3 * _LANES :], 0
+
+
+@njit(cache=True, error_model="numpy", nogil=True, fastmath={"nnan", "nsz"})
+@no_type_check
+def _deepest(limit, other, start, count):
+    """The largest of the `count`, at most `SPAN`, from `start` on, of the lesser of two."""
+    run, second, most = limit[start : start + SPAN], other[start : start + SPAN], np.float32(-np.inf)
+    for a in range(SPAN):
+        most = max(most, min(run[a], second[a]) if a < count else np.float32(-np.inf))
+    return most
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
-def _idle(zbuf, rect, depth, reach, shows):
-    """Whether every token of `rect` is shown by the group already, or by what is `reach` times nearer than `depth`."""
-    n = zbuf.shape[1]
+def _behind(limit, other, rect, n, depth):
+    """Whether `depth` is no nearer than the `limit` of every token of `rect`, or than that of another."""
     for row in range(rect[0], rect[1] + 1):
-        for col in range(rect[2], rect[3] + 1):
-            token = row * n + col
-            if depth <= reach * zbuf[row, col] and not (shows[token >> 6] >> np.uint64(token & 63)) & np.uint64(1):
+        stop = row * n + rect[3] + 1
+        for start in range(row * n + rect[2], stop, SPAN):
+            if _deepest(limit, other, start, stop - start) > depth:
                 return False
     return True
 
@@ -191,27 +231,71 @@ def _idle(zbuf, rect, depth, reach, shows):
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
 def pool_zbuffer(
-    centers, radii, block_rows, view, focal, principal, stride, near, max_half, live, front, rect, order, zbuf
+    centers,
+    radii,
+    block_rows,
+    view,
+    focal,
+    principal,
+    stride,
+    near,
+    max_half,
+    m,
+    n,
+    live,
+    front,
+    rect,
+    order,
+    other,
+    zbuf,
 ):
-    """Nearest patch depth per token. `view [3 4]` and all geometry is float32; `zbuf [m n]` starts at infinity.
+    """Nearest patch depth per token. `view [3 4]` and all geometry is float32; `zbuf [m*n + SPAN]` starts at infinity.
 
-    Near blocks come first (`order`); one that lies behind what each of its tokens has is skipped.
+    Near blocks come first (`order`); one that lies behind what each of its tokens has is skipped. The `other` z-buffer
+    is one that another thread fills meanwhile, or the same: whatever of it is seen lets blocks be skipped that the
+    nearest of both does not need.
     """
-    m, n = zbuf.shape
-    rows, columns, run = np.float32(m), np.float32(n), np.empty(5 * _RUN, np.float32)
+    depth, fronts, box = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32), np.empty(4 * _LANES, np.int32)
+    spare = np.zeros(4 * _LANES, np.float32)
     for o in range(len(order)):
         b = order[o]
-        if _covered(zbuf, rect[b], front[b]):
+        if _behind(zbuf, other, rect[b], n, front[b]):
             continue
-        start, stop = block_rows[live[b, 1]], block_rows[live[b, 1] + 1]
-        _place(centers, radii, start, stop, view, focal, principal, stride, near, max_half, rows, columns, run)
-        for a in range(stop - start):
-            zc = run[a]
-            if zc == 0:
-                continue
-            for row in range(int(run[_RUN + a]), int(run[2 * _RUN + a])):
-                for col in range(int(run[3 * _RUN + a]), int(run[4 * _RUN + a])):
-                    zbuf[row, col] = min(zbuf[row, col], zc)
+        stop = block_rows[live[b, 1] + 1]
+        for start in range(block_rows[live[b, 1]], stop, _LANES):
+            points, sizes, at = _whole_run(centers, radii, start, spare)
+            _, tall, wide = _place(
+                points,
+                sizes,
+                at,
+                stop - start,
+                view,
+                focal,
+                principal,
+                stride,
+                near,
+                max_half,
+                m,
+                n,
+                depth,
+                fronts,
+                box,
+            )
+            for a in range(_LANES):
+                z, top, left, bottom, right = (
+                    depth[a],
+                    box[a],
+                    box[2 * _LANES + a],
+                    box[_LANES + a],
+                    box[3 * _LANES + a],
+                )
+                aside = m * n + (a & (SPAN - 1))
+                for i in range(
+                    top, top + tall
+                ):  # as many for all: what cannot be foretold takes longer than a few more
+                    for j in range(left, left + wide):
+                        token = i * n + j if (i < bottom) & (j < right) else aside
+                        zbuf[token] = z if z < zbuf[token] else zbuf[token]
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -226,44 +310,78 @@ def pool_visible(
     stride,
     near,
     max_half,
+    m,
+    n,
     live,
     front,
     rect,
     whole,
-    largest,
-    tau,
-    zbuf,
+    blocks,
+    limit,
     landed,
     shows,
 ):
-    """Tokens that each group shows in front of everything else, and whether any patch of it landed `[k]`.
+    """Which tokens each group shows in front of everything else `[k tokens]`, and whether any patch of it landed `[k]`.
 
-    `shows [k w]` holds a bit a token, in row order, 64 a word. `largest [b]` is the largest radius in each live block.
-    A block that can add no bit, because its tokens are covered by something nearer or known of the group already, is
-    skipped once it is known whether the group landed.
+    `limit [m*n + SPAN]` says how deep the nearest point of a patch may lie to be seen. A block whose tokens are
+    covered by something nearer or known of the group already is skipped once it is known whether the group landed.
     """
-    m, n = zbuf.shape
-    rows, columns, run = np.float32(m), np.float32(n), np.empty(5 * _RUN, np.float32)
-    one, reach = np.uint64(1), np.float32(1) + tau
+    depth, fronts, box = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32), np.empty(4 * _LANES, np.int32)
+    spare, shown = np.zeros(4 * _LANES, np.float32), np.float32(-np.inf)
+    still, group = limit.copy(), -1  # where the group that is asked has shown itself, no depth is asked for any more
     for b in range(len(live)):
         k = live[b, 0]
+        if k != group:
+            if group >= 0:
+                _note(still, shows[group])
+            still[:], group = limit, k
         if whole[b]:
             landed[k] = True
-        if landed[k] and _idle(zbuf, rect[b], front[b] - largest[b], reach, shows[k]):
+        if landed[k] and _behind(still, still, rect[b], n, front[b] - blocks[live[b, 1], 6]):
             continue
-        start, stop = block_rows[live[b, 1]], block_rows[live[b, 1] + 1]
-        _place(centers, radii, start, stop, view, focal, principal, stride, near, max_half, rows, columns, run)
-        for a in range(stop - start):
-            zc = run[a]
-            if zc == 0:
-                continue
-            landed[k] = True
-            nearest = zc - radii[start + a]
-            for row in range(int(run[_RUN + a]), int(run[2 * _RUN + a])):
-                for col in range(int(run[3 * _RUN + a]), int(run[4 * _RUN + a])):
-                    if nearest <= reach * zbuf[row, col]:
-                        token = row * n + col
-                        shows[k, token >> 6] |= one << np.uint64(token & 63)
+        stop = block_rows[live[b, 1] + 1]
+        for start in range(block_rows[live[b, 1]], stop, _LANES):
+            points, sizes, at = _whole_run(centers, radii, start, spare)
+            lands, tall, wide = _place(
+                points,
+                sizes,
+                at,
+                stop - start,
+                view,
+                focal,
+                principal,
+                stride,
+                near,
+                max_half,
+                m,
+                n,
+                depth,
+                fronts,
+                box,
+            )
+            landed[k] |= lands
+            for a in range(_LANES):
+                z, top, left, bottom, right = (
+                    fronts[a],
+                    box[a],
+                    box[2 * _LANES + a],
+                    box[_LANES + a],
+                    box[3 * _LANES + a],
+                )
+                aside = m * n + (a & (SPAN - 1))
+                for i in range(top, top + tall):
+                    for j in range(left, left + wide):
+                        token = i * n + j if (i < bottom) & (j < right) else aside
+                        still[token] = shown if z <= still[token] else still[token]
+    if group >= 0:
+        _note(still, shows[group])
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _note(still, shows):
+    for token in range(len(shows)):
+        shows[token] = still[token] < 0
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
@@ -278,11 +396,12 @@ def _ones(x):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def cover(shows, weight, order, limit, picked, missing):
+def cover(shows, weight, order, limit, picked, missing, some):
     """The groups, at most `limit`, that together show most tokens, each with the largest gain times `weight`.
 
     Ties go to the earlier in `order`. Once nothing is left to gain, cover starts again. `shows [k w]` holds bits;
-    `picked [k]` and `missing [k]`, the tokens a group would still add to those picked, are filled in.
+    `picked [k]`, `missing [k]`, the tokens a group would still add to those picked, and `some [k]`, whether it shows
+    anything, are filled in.
     """
     count, words = shows.shape
     shown, ever = np.zeros(words, np.uint64), np.zeros(words, np.uint64)
@@ -315,8 +434,9 @@ def cover(shows, weight, order, limit, picked, missing):
             shown[q] |= shows[best, q]
             ever[q] |= shows[best, q]
     for k in range(count):
-        gain = np.uint64(0)
+        gain = anything = np.uint64(0)
         for q in range(words):
             gain += _ones(shows[k, q] & ~ever[q])
-        missing[k] = gain
+            anything |= shows[k, q]
+        missing[k], some[k] = gain, anything != 0
     return chosen[:num]

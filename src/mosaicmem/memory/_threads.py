@@ -25,8 +25,8 @@ def for_each(task: Callable[[int], object], count: int, *, worth: bool) -> None:
     A task that calls `for_each` itself gets a plain loop: all threads are busy. The first error of a task is raised
     once all threads have stopped.
     """
-    threads = min(torch.get_num_threads(), count) if worth and not getattr(_inside, "task", False) else 1
-    if threads <= 1:
+    count_threads = threads(count, worth=worth)
+    if count_threads <= 1:
         for i in range(count):
             task(i)
         return
@@ -40,7 +40,7 @@ def for_each(task: Callable[[int], object], count: int, *, worth: bool) -> None:
         finally:
             _inside.task = False
 
-    others = [_executor(os.getpid(), threads - 1).submit(work) for _ in range(threads - 1)]
+    others = [_executor(os.getpid(), count_threads - 1).submit(work) for _ in range(count_threads - 1)]
     try:
         work()
     finally:
@@ -48,6 +48,11 @@ def for_each(task: Callable[[int], object], count: int, *, worth: bool) -> None:
     for error in errors:
         if error is not None:
             raise error
+
+
+def threads(count: int, *, worth: bool) -> int:
+    """How many threads `for_each` gives to `count` tasks."""
+    return min(torch.get_num_threads(), count) if worth and not getattr(_inside, "task", False) else 1
 
 
 _inside = threading.local()

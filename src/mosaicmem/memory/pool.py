@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaicmem.geometry.token_grid import TokenGrid
-from mosaicmem.memory._threads import for_each
+from mosaicmem.memory._threads import Scratch, for_each, threads
 from mosaicmem.memory.mosaic import Reason
 from mosaicmem.memory.store import PatchStore
 
@@ -47,6 +47,7 @@ class PatchPoints:
         near: Nearest depth shown, world units.
         reach: Largest half-extent of a patch in the view, pixels.
         tau: Relative depth behind the nearest within which a patch still counts as seen.
+        scratch: Memory to work in.
     """
 
     store: PatchStore
@@ -56,6 +57,7 @@ class PatchPoints:
     near: float
     reach: float
     tau: float
+    scratch: Scratch = field(default_factory=Scratch)
 
     def seen(self, groups: list[int]) -> tuple[Array, Array]:
         """Tokens `[k m*n]` that each group shows in front of everything else, and whether it is in view `[k]`."""
@@ -67,48 +69,81 @@ class PatchPoints:
         """`seen` with a bit a token: `[k w]` uint64 in row order."""
         from mosaicmem.memory import _pool_kernels
 
-        store, (m, n), tau = self.store, self.grid.tokens, np.float32(self.tau)
-        lens, stride = (self.K.diagonal()[:2].copy(), self.K[:2, 2].copy()), float(self.grid.token_stride)
-        view, blocks, block_offsets = self.viewmat[:3].copy(), store.blocks.numpy(), store.block_offsets.numpy()
-        patches = (store.centers.numpy(), store.radii.numpy(), store.block_rows.numpy())
-        geometry = (view.astype(np.float32), lens[0].astype(np.float32), lens[1].astype(np.float32))
-        limits = (np.float32(stride), np.float32(self.near), np.float32(self.reach))
-        landed = np.zeros(len(groups), np.bool_)
-        shows = np.zeros((len(groups), -(-m * n // 64)), np.uint64)
-        active = np.asarray(groups, np.int64)
-        sizes = block_offsets[active + 1] - block_offsets[active]
-        worth = bool(sizes.sum() >= WORTH_A_THREAD)
-        parts = 2 if worth else 1
-        cuts = np.searchsorted(sizes.cumsum(), np.arange(1, parts) * (sizes.sum() / parts)).tolist()
+        (m, n), active = self.grid.tokens, np.asarray(groups, np.int64)
+        first_block = self.store.block_offsets.numpy()
+        sizes = first_block[active + 1] - first_block[active]
+        total = int(sizes.sum())
+        parts = threads(2, worth=total >= WORTH_A_THREAD)
+        cuts = np.searchsorted(sizes.cumsum(), np.arange(1, parts) * (total / parts)).tolist()
         ranges = list(itertools.pairwise([0, *cuts, len(groups)]))
-        zbufs = np.full((parts, m, n), np.inf, np.float32)
-        found: dict[int, tuple[Array, Array, Array, Array]] = {}
+        landed = np.zeros(len(groups), np.bool_)
+        shows = self.scratch("shows", (len(groups), -(-m * n // 64) * 64), np.bool_)
+        shows[:] = False
+        zbufs = self.scratch("zbufs", (2, m * n + _pool_kernels.SPAN), np.float32)
+        zbufs[:] = np.inf
+        found: list[_Live] = [self._live(int(sizes[a:b].sum()), part) for part, (a, b) in enumerate(ranges)]
+        patches, geometry = self._patches(), self._geometry()
 
         def nearest(part: int) -> None:
             first, last = ranges[part]
-            size = int(sizes[first:last].sum())
-            live, front = np.empty((size, 2), np.int32), np.empty(size, np.float32)
-            rect, whole = np.empty((size, 4), np.int16), np.empty(size, np.bool_)
-            arguments = (blocks, block_offsets, active[first:last], m, n, view, *lens, stride, self.near, self.reach)
-            count = _pool_kernels.live_blocks(*arguments, live, front, rect, whole)
-            live, front, rect, whole = live[:count], front[:count], rect[:count], whole[:count]
-            found[part] = live, front, rect, whole
-            order = np.empty(count, np.int32)
-            _pool_kernels.nearest_first(front, order)
-            _pool_kernels.pool_zbuffer(*patches, *geometry, *limits, live, front, rect, order, zbufs[part])
+            found[part] = self._find(active[first:last], found[part])
+            blocks = found[part]
+            _pool_kernels.nearest_first(blocks.front, blocks.order)
+            arguments = (blocks.live, blocks.front, blocks.rect, blocks.order)
+            _pool_kernels.pool_zbuffer(*patches, *geometry, *arguments, zbufs[1 - part], zbufs[part])
 
-        for_each(nearest, parts, worth=worth)
-        zbuf = zbufs.min(0)
+        for_each(nearest, parts, worth=parts > 1)
+        limit = np.float32(1 + np.float32(self.tau)) * zbufs.min(0)
 
         def visible(part: int) -> None:
-            first, last = ranges[part]
-            largest = blocks[found[part][0][:, 1], 6]
-            _pool_kernels.pool_visible(
-                *patches, *geometry, *limits, *found[part], largest, tau, zbuf, landed[first:last], shows[first:last]
-            )
+            (first, last), blocks = ranges[part], found[part]
+            arguments = (blocks.live, blocks.front, blocks.rect, blocks.whole, self.store.blocks.numpy(), limit)
+            _pool_kernels.pool_visible(*patches, *geometry, *arguments, landed[first:last], shows[first:last, : m * n])
 
-        for_each(visible, parts, worth=worth)
-        return shows, landed
+        for_each(visible, parts, worth=parts > 1)
+        return np.packbits(shows, axis=1, bitorder="little").view(np.uint64), landed
+
+    def _patches(self) -> tuple[Array, Array, Array]:
+        store = self.store
+        return store.centers.numpy().reshape(-1), store.radii.numpy(), store.block_rows.numpy()
+
+    def _geometry(self) -> tuple[Array, Array, Array, Any, Any, Any, int, int]:
+        """The view in float32, as the loops over patches take it."""
+        view, lens = self.viewmat[:3].astype(np.float32), self.K.astype(np.float32)
+        limits = (np.float32(self.grid.token_stride), np.float32(self.near), np.float32(self.reach))
+        return view, lens.diagonal()[:2].copy(), lens[:2, 2].copy(), *limits, *self.grid.tokens
+
+    def _live(self, size: int, part: int) -> _Live:
+        """Room for so many blocks."""
+        return _Live(
+            self.scratch(f"live{part}", (size, 2), np.int32),
+            self.scratch(f"front{part}", (size,), np.float32),
+            self.scratch(f"rect{part}", (size, 4), np.int16),
+            self.scratch(f"whole{part}", (size,), np.bool_),
+            self.scratch(f"order{part}", (size,), np.int32),
+        )
+
+    def _find(self, active: Array, room: _Live) -> _Live:
+        """The blocks of the `active` groups that may land in the view."""
+        from mosaicmem.memory import _pool_kernels
+
+        index = (self.store.blocks.numpy(), self.store.block_offsets.numpy(), active, *self.grid.tokens)
+        lens = (self.K.diagonal()[:2].copy(), self.K[:2, 2].copy())
+        limits = (float(self.grid.token_stride), float(self.near), float(self.reach))
+        arrays = (room.live, room.front, room.rect, room.whole)
+        count = _pool_kernels.live_blocks(*index, self.viewmat[:3].copy(), *lens, *limits, *arrays)
+        return _Live(*(array[:count] for array in (*arrays, room.order)))
+
+
+@dataclass(frozen=True)
+class _Live:
+    """Blocks that may land in a view, see `_pool_kernels.live_blocks`, and their order from near to far."""
+
+    live: Array
+    front: Array
+    rect: Array
+    whole: Array
+    order: Array
 
 
 def thin(
@@ -127,11 +162,11 @@ def thin(
     from mosaicmem.memory import _pool_kernels
 
     shows, landed = points.shows(groups)
-    picked, missing = np.zeros(len(groups), np.bool_), np.zeros(len(groups), np.int64)
-    chosen = _pool_kernels.cover(shows, weights, order, limit, picked, missing)
+    picked, some, missing = *np.zeros((2, len(groups)), np.bool_), np.zeros(len(groups), np.int64)
+    chosen = _pool_kernels.cover(shows, weights, order, limit, picked, missing, some)
     positions, left = np.asarray(groups, np.int64), ~picked
     gains[positions[left]] = missing[left] * points.grid.patch**2
     reason = np.where(missing > 0, Reason.budget, Reason.duplicate)
-    reason = np.where(shows.any(1), reason, np.where(landed, Reason.hidden, Reason.outside))
+    reason = np.where(some, reason, np.where(landed, Reason.hidden, Reason.outside))
     decisions[positions[left]] = reason[left]
     return positions[chosen].tolist()

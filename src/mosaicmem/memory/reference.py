@@ -79,8 +79,20 @@ def tangent_planes(depth: Float[Tensor, "h w"], valid: Bool[Tensor, "h w"]) -> F
     return out
 
 
+CHUNK = 400
+"""Target cells that are tested at once against all source cells: a few hundred megabytes at 480x832."""
+
+
 def land(group: Group, planes: Tensor, view: Cameras, grid: TokenGrid, config: RetrievalConfig, near: float) -> Landing:
     """R2 and R3 for one group, by testing all pairs of source and target cells."""
+    chunks = grid.cell_centers(torch.float64).reshape(-1, 2).split(CHUNK)
+    parts = [_land_on(target, group, planes, view, grid, config, near) for target in chunks]
+    return Landing(*(torch.cat(x) for x in zip(*parts, strict=True)))
+
+
+def _land_on(
+    target: Tensor, group: Group, planes: Tensor, view: Cameras, grid: TokenGrid, config: RetrievalConfig, near: float
+) -> Landing:
     keyframe, camera = group.keyframe, group.keyframe.camera
     source_grid = TokenGrid(camera.width, camera.height, keyframe.stride, keyframe.patch)
     uv = source_grid.cell_centers(torch.float64).reshape(-1, 2)
@@ -105,7 +117,6 @@ def land(group: Group, planes: Tensor, view: Cameras, grid: TokenGrid, config: R
     half = grid.stride / 2
     low, high = torch.minimum(low, landing - half)[:, None], torch.maximum(high, landing + half)[:, None]
     usable = group.valid.reshape(-1) & (z > near)
-    target = grid.cell_centers(torch.float64).reshape(-1, 2)
     fine, coarse = (usable & (rho <= config.rho_max))[:, None], (usable & (rho > config.rho_max))[:, None]
     hits = fine & ((target >= low) & (target < high)).all(-1)
     close_low = torch.maximum(low, (landing - grid.stride)[:, None])

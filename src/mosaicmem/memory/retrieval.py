@@ -23,7 +23,7 @@ from mosaicmem.memory._threads import Scratch, for_each
 from mosaicmem.memory.mosaic import Mosaic, Reason
 from mosaicmem.memory.pool import PatchPoints, candidates, thin
 from mosaicmem.memory.store import PatchStore
-from mosaicmem.memory.surfaces import PixelMaps, Surface
+from mosaicmem.memory.surfaces import PixelMaps, tangent_planes
 
 Array = NDArray[Any]
 
@@ -157,13 +157,17 @@ class _Call:
         self.store, self.cameras, self.grid, self.config = store, cameras, grid, config
         self.near = config.near * store.scale
         self.viewmats, self.Ks = cameras.viewmats.contiguous().numpy(), cameras.Ks.contiguous().numpy()
-        self.surfaces: dict[int, Surface] = {}
         self.shown = np.ones(len(store), np.bool_)
         self.weights = np.ones(len(store))
-        frames, uids, _ = store.numbers.numpy().T
-        order = np.lexsort((uids, frames, store.times.numpy()[:, 0]))
-        self.ranks = np.empty(len(store), np.int64)
-        self.ranks[order[::-1] if config.prefer == "newer" else order] = np.arange(len(store))
+        self.places, self.lenses = store.places.numpy(), store.lenses.numpy()
+        frames, uids, generated, moved = store.numbers.numpy().T
+        self.observed, self.moved = generated == 0, moved != 0
+        self.ranks = np.arange(len(store))
+        times = store.times.numpy()[:, 0]
+        if not (times[:-1] < times[1:]).all():  # else they were remembered in order
+            self.ranks[np.lexsort((uids, frames, times))] = np.arange(len(store))
+        if config.prefer == "newer":
+            self.ranks = -self.ranks
         count, (h, w), (m, n) = len(cameras), grid.cells, grid.tokens
         self.owner, self.source = np.full((count, m, n), -1), np.full((count, h, w), -1)
         self.covered = np.zeros((count, m, n), np.bool_)
@@ -187,7 +191,7 @@ class _Call:
 
     def set_weights(self, now: float | None) -> None:
         """Origin, and age by `half_life`; however old, better than nothing."""
-        self.weights = np.where(self.store.observed.numpy(), 1.0, self.config.generated)
+        self.weights = np.where(self.observed, 1.0, self.config.generated)
         if self.config.half_life is None or not len(self.store):
             return
         times = self.store.times.numpy()[:, 0]
@@ -197,12 +201,6 @@ class _Call:
     def order(self, groups: list[int]) -> Array:
         """Positions in `groups` from whom ties favour most to least."""
         return self.ranks[groups].argsort()
-
-    def surface(self, g: int) -> Surface:
-        """The surface of a group, made when first asked for."""
-        if g not in self.surfaces:
-            self.surfaces[g] = Surface.of(self.store.group(g))
-        return self.surfaces[g]
 
     def mosaic(self) -> Mosaic:
         return Mosaic(
@@ -256,7 +254,9 @@ class _View:
         if len(groups) <= config.pool:
             return groups
         reach = config.rho_max * self.grid.token_stride / 2
-        points = PatchPoints(call.store, self.viewmat, self.K, self.grid, call.near, reach, 2 * config.tau)
+        points = PatchPoints(
+            call.store, self.viewmat, self.K, self.grid, call.near, reach, 2 * config.tau, self.scratch
+        )
         weights = call.weights[groups]
         return thin(points, groups, config.pool, weights, call.order(groups), self.decisions, self.gains)
 
@@ -265,12 +265,16 @@ class _View:
         from mosaicmem.memory import _kernels
 
         call, shape = self.call, (len(pool), *self.grid.cells)
-        for_each(lambda k: call.surface(pool[k]), len(pool), worth=self._worth(len(pool)))
-        surfaces = [call.surface(g) for g in pool]
+        planes: list[Array] = [np.empty(0)] * len(pool)
+
+        def prepare(k: int) -> None:
+            planes[k] = tangent_planes(call.store.group(pool[k]))
+
+        for_each(prepare, len(pool), worth=self._worth(len(pool)))
         landing = _Landing(
-            surfaces=surfaces,
-            maps=PixelMaps.between(surfaces, self.viewmat, self.K),
-            moved=np.array([s.moved for s in surfaces], np.bool_),
+            planes=planes,
+            maps=PixelMaps.between(call.places[pool], call.lenses[pool], self.viewmat, self.K),
+            moved=call.moved[pool],
             zmin=self.scratch("zmin", shape, np.float64),
             hit=self.scratch("hit", shape, np.int32),
             depth=self.scratch("depth", shape, np.float64),
@@ -281,7 +285,7 @@ class _View:
 
         def land(k: int) -> None:
             landed, coarse = _kernels.splat_cells(
-                surfaces[k].planes,
+                planes[k],
                 landing.maps.P[k],
                 float(self.grid.stride),
                 call.near,
@@ -367,7 +371,7 @@ class _View:
             slot, strip = divmod(part, strips)
             k = picks[slot]
             _kernels.read_back(
-                landing.surfaces[k].planes,
+                landing.planes[k],
                 landing.maps.P[k],
                 landing.maps.Q[k],
                 float(self.grid.stride),
@@ -430,7 +434,7 @@ class _View:
 class _Landing:
     """The cells of `k` groups in a view's grid `[h w]`, each group z-buffered by itself."""
 
-    surfaces: list[Surface]
+    planes: list[Array]  # [3 h+2 w+2] each
     maps: PixelMaps
     moved: Array  # [k] bool
     zmin: Array  # [k h w] nearest depth, inf where nothing lands

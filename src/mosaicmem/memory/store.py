@@ -39,7 +39,9 @@ class _Arena:
             "spheres": torch.empty(16, 4),
             "block_offsets": torch.zeros(16, dtype=torch.int64),
             "times": torch.empty(16, 2, dtype=torch.float64),
-            "numbers": torch.empty(16, 3, dtype=torch.int64),
+            "numbers": torch.empty(16, 4, dtype=torch.int64),
+            "places": torch.empty(16, 4, 4, dtype=torch.float64),
+            "lenses": torch.empty(16, 3, 3, dtype=torch.float64),
         }
 
     def extend(self, groups: Sequence[Group], points: Tensor, radius: Tensor, index: Tensor, offsets: Tensor) -> None:
@@ -59,8 +61,12 @@ class _Arena:
         self._put("block_offsets", g + 1, b + torch.searchsorted(starts, offsets[1:]))
         times = [(group.keyframe.time, math.inf if group.until is None else group.until) for group in groups]
         self._put("times", g, torch.tensor(times, dtype=torch.float64))
-        numbers = [(group.keyframe.frame, group.uid, group.keyframe.origin == "generated") for group in groups]
+        numbers = [
+            (group.keyframe.frame, group.uid, group.keyframe.origin == "generated", group.moved) for group in groups
+        ]
         self._put("numbers", g, torch.tensor(numbers, dtype=torch.int64))
+        self._put("places", g, torch.stack([group.world_from_cam for group in groups]))
+        self._put("lenses", g, torch.cat([group.keyframe.camera.Ks for group in groups]).double())
         if not g:
             self.scale = groups[0].keyframe.median_depth or 1.0
         self.groups.extend(groups)
@@ -229,9 +235,19 @@ class PatchStore:
         return self._arena.columns["times"][: self.num_groups]
 
     @property
-    def numbers(self) -> Int[Tensor, "g 3"]:
-        """Frame and uid of each group, and 1 if it was generated."""
+    def numbers(self) -> Int[Tensor, "g 4"]:
+        """Frame and uid of each group, 1 if it was generated, and 1 if an edit moved it (`Group.moved`)."""
         return self._arena.columns["numbers"][: self.num_groups]
+
+    @property
+    def places(self) -> Float[Tensor, "g 4 4"]:
+        """`world_from_cam` of each group, float64."""
+        return self._arena.columns["places"][: self.num_groups]
+
+    @property
+    def lenses(self) -> Float[Tensor, "g 3 3"]:
+        """Intrinsics of each group's keyframe, float64."""
+        return self._arena.columns["lenses"][: self.num_groups]
 
     @property
     def observed(self) -> Bool[Tensor, " g"]:
@@ -242,7 +258,7 @@ class PatchStore:
     def index_bytes(self) -> int:
         """Bytes that the index takes: everything here that is not in the keyframes themselves."""
         columns = (self.centers, self.radii, self.patch_ids, self.blocks, self.block_rows, self.spheres)
-        columns += (self.block_offsets, self.times, self.numbers)
+        columns += (self.block_offsets, self.times, self.numbers, self.places, self.lenses)
         return sum(column.element_size() * column.numel() for column in columns) + 8 * (self.num_groups + 1)
 
     @property

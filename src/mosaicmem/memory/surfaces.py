@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import weakref
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,33 +16,58 @@ from mosaicmem.memory.patches import Group
 
 Array = NDArray[Any]
 
+KEPT_BYTES = 32 << 20
+"""Of tangent planes, for all stores together: what 200 frames of 832x480 need. Neighbouring views read the same."""
 
-@dataclass(frozen=True)
-class Surface:
-    """A group as the kernels read it.
 
-    Attributes:
-        planes: `[3 h+2 w+2]` tangent planes, see `_kernels.tangent_planes`.
-        world_from_cam: `[4 4]`.
-        K: `[3 3]` intrinsics of its keyframe.
-        moved: Whether an edit put it elsewhere than where its camera saw it.
+def tangent_planes(group: Group) -> Array:
+    """`[3 h+2 w+2]` tangent planes of a group's cells, see `_kernels.tangent_planes`; computed, or kept from before."""
+    return _kept(group)
+
+
+class _Kept:
+    """Planes of the groups that were asked for last, as many as fit into a number of bytes. For any thread.
+
+    A group is known by being the same object: neither it nor its keyframe ever changes.
     """
 
-    planes: Array
-    world_from_cam: Array
-    K: Array
-    moved: bool
+    def __init__(self) -> None:
+        self._planes: OrderedDict[int, tuple[weakref.ref[Group], Array]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
 
-    @staticmethod
-    def of(group: Group) -> Surface:
-        from mosaicmem.memory import _kernels
+    def __call__(self, group: Group) -> Array:
+        key = id(group)
+        with self._lock:
+            found = self._planes.get(key)
+            if found is not None and found[0]() is group:
+                self._planes.move_to_end(key)
+                return found[1]
+        planes = _compute(group)
+        with self._lock:
+            self._drop(key)  # another thread's, or of a group that is gone
+            self._planes[key] = weakref.ref(group), planes
+            self._bytes += planes.nbytes
+            while self._bytes > KEPT_BYTES and len(self._planes) > 1:
+                self._drop(next(iter(self._planes)))
+        return planes
 
-        keyframe = group.keyframe
-        h, w = keyframe.depth.shape
-        planes = np.zeros((3, h + 2, w + 2))
-        _kernels.tangent_planes(keyframe.depth.numpy(), group.valid.numpy(), MAX_SLOPE, MAX_BEND, planes)
-        lens = keyframe.camera.Ks[0].double().numpy()
-        return Surface(planes, group.world_from_cam.numpy(), lens, group.moved)
+    def _drop(self, key: int) -> None:
+        gone = self._planes.pop(key, None)
+        self._bytes -= gone[1].nbytes if gone is not None else 0
+
+
+_kept = _Kept()
+
+
+def _compute(group: Group) -> Array:
+    from mosaicmem.memory import _kernels
+
+    keyframe = group.keyframe
+    h, w = keyframe.depth.shape
+    planes = np.zeros((3, h + 2, w + 2))
+    _kernels.tangent_planes(keyframe.depth.numpy(), group.valid.numpy(), MAX_SLOPE, MAX_BEND, planes)
+    return planes
 
 
 @dataclass(frozen=True)
@@ -58,12 +85,11 @@ class PixelMaps:
     center: Array
 
     @staticmethod
-    def between(surfaces: Sequence[Surface], viewmat: Array, K: Array) -> PixelMaps:
-        """For a view with `viewmat [4 4]` (camera from world) and `K [3 3]`, float64."""
+    def between(places: Array, lenses: Array, viewmat: Array, K: Array) -> PixelMaps:
+        """Of groups at `places [k 4 4]` with `lenses [k 3 3]` and a view with `viewmat [4 4]`, `K [3 3]`; float64."""
         from mosaicmem.memory import _kernels
 
-        k = len(surfaces)
+        k = len(places)
         maps = PixelMaps(np.empty((k, 3, 4)), np.empty((k, 3, 4)), np.empty((k, 3)))
-        places, lenses = np.array([s.world_from_cam for s in surfaces]), np.array([s.K for s in surfaces])
         _kernels.pixel_maps(places, lenses, viewmat, K, maps.P, maps.Q, maps.center)
         return maps
