@@ -165,6 +165,24 @@ def test_a_rendered_clip_is_the_episode_of_its_seed():
     assert (clip.event, clip.event_frame) == told
 
 
+def test_twins_are_one_world_in_which_something_else_happens(tmp_path):
+    seed = next(s for s in range(12) if (e := make_episode(s, size=16).event) is not None and "ball" in e.text)
+    assert list(render_ahead(tmp_path, [seed], size=16, event="ball", twins=2)) == [seed]
+    assert ClipCache(tmp_path).names() == [str(seed), f"{seed}-1", f"{seed}-2"]
+    first, *others = (read_clip(tmp_path / f"{name}.safetensors") for name in (seed, f"{seed}-1", f"{seed}-2"))
+    episode, at = make_episode(seed, size=16), first.event_frame
+    assert len({first.event, *(twin.event for twin in others)}) == 3
+    for twin in others:
+        assert twin.event.startswith("the ball turns") and (twin.caption, twin.event_frame) == (first.caption, at)
+        assert torch.equal(twin.depth, first.depth) and torch.equal(twin.rgb[:at], first.rgb[:at])
+        shot = episode.film(slice(at, None), event=twin.event)
+        assert (twin.frames(slice(at, None)) - shot.rgb).abs().max() <= 1 / 127.5
+        assert not torch.equal(twin.rgb[at:], first.rgb[at:])
+    quiet = next(s for s in range(20) if make_episode(s, size=16).event is None)
+    assert list(render_ahead(tmp_path / "quiet", [quiet], size=16, twins=2)) == [quiet]
+    assert ClipCache(tmp_path / "quiet").names() == [str(quiet)], "where nothing happens there is nothing else"
+
+
 def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("MOSAICMEM_CACHE", str(tmp_path))
     assert default_cache() == tmp_path / "mosaicmem" / "episodes-1-128"

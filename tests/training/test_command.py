@@ -187,14 +187,18 @@ def test_episodes_are_rendered_where_asked(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         train_data, "render_held_out", lambda folder, count, **o: asked.append((folder, count, o)) or []
     )
-    words = "train data --seeds 3:5 --held-out 2 --processes 2 --posed.size 32"
+    words = "train data --seeds 3:5 --held-out 2 --twins 2 --processes 2 --posed.size 32"
     for event, frames in (("", 17), ("ball", 33)):
         asked.clear()
         more = ("--event", event) if event else ()
         code, _, err = run(words, *more, "--frames", frames, "--out", tmp_path / "c")
         (ahead, held) = asked
         assert held == (tmp_path / "c", 2, {"size": 32})
-        assert ahead == (tmp_path / "c", range(3, 5), {"size": 32, "processes": 2, "frames": frames, "event": event})
+        assert ahead == (
+            tmp_path / "c",
+            range(3, 5),
+            {"size": 32, "processes": 2, "frames": frames, "event": event, "twins": 2},
+        )
         assert code == (2 if event else 0)
         assert not event or "in none of the 2 episodes of --seeds 3:5" in err, "nothing was rendered: it says so"
 

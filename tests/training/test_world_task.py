@@ -21,9 +21,11 @@ from mosaicmem.training.cache import STEP
 from mosaicmem.training.latent_clip import write_latents
 from mosaicmem.training.weights import channel_weights, pixel_loss
 from mosaicmem.training.world_task import (
+    TWINS,
     WorldTaskConfig,
     _window_start,
     choose_keyframes,
+    families,
 )
 
 STEADY: dict[str, Any] = {
@@ -604,3 +606,36 @@ def test_a_rehearsed_batch_is_the_same_for_one_rank_and_two_and_changes_no_weigh
     with torch.no_grad():
         task.module.transformer.proj_out.weight.add_(0.1)
     assert not torch.equal(task.batch(2).latents, whole.latents), "another model rehearses otherwise"
+
+
+def test_families_are_the_clips_of_one_world(tmp_path):
+    paths = [
+        tmp_path / f"{name}.safetensors" for name in ("12", "1", "1-2", "1-1", "1-3", "12-1", "3", "2-1", "room-a")
+    ]
+    assert [[p.stem for p in family] for family in families(paths)] == [["1", "1-1", "1-2"]]
+
+
+def test_twins_share_window_and_noise_and_differ_in_what_happens_and_what_is_said(tmp_path):
+    for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"), ("5-2", "green"))):
+        clip = make_latents(5, event=17)
+        groups = clip.groups.clone()
+        groups[4:] += k
+        write_latents(tmp_path / f"{name}.safetensors", replace(clip, event=f"the ball turns {colour}", groups=groups))
+    write_latents(tmp_path / "6.safetensors", make_latents(6))
+    paths = sorted(tmp_path.glob("*.safetensors"))
+    task = world_task(paths, batch=8, twins=0.8, recent=0.0)
+    batch = task.batch(2)
+    for first in (0, 3):
+        trio = range(first, first + TWINS)
+        assert len({tuple(batch.words[i].tolist()) for i in trio} - {(0,) * 12}) >= 2
+        for i in trio:
+            assert torch.equal(batch.noise[i], batch.noise[first]) and batch.sigma[i] == batch.sigma[first]
+            assert torch.equal(batch.latents[i, :, 0], batch.latents[first, :, 0]), "what was before is the same"
+            apart = batch.latents[i, :, 1:] - batch.latents[first, :, 1:]
+            torch.testing.assert_close(apart, torch.full_like(apart, i - first), rtol=0, atol=2e-3)  # 16 bits in files
+    assert not torch.equal(batch.noise[3], batch.noise[0]) and not torch.equal(batch.noise[7], batch.noise[6])
+    halves = [world_task(paths, batch=8, twins=0.8, recent=0.0).batch(2, rank, 2) for rank in (0, 1)]
+    for rank, half in enumerate(halves):
+        assert torch.equal(half.latents, batch.latents[rank::2]) and torch.equal(half.words, batch.words[rank::2])
+    alone = world_task(paths, batch=8, twins=0.0, recent=0.0).batch(2)
+    assert not torch.equal(alone.noise[1], alone.noise[0]), "control"

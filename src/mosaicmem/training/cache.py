@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mosaicmem._shapes import Float, Tensor, UInt8
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.files import atomic_path
-from mosaicmem.worlds.episodes import HELD_OUT, make_episode, movers
+from mosaicmem.worlds.episodes import HELD_OUT, events_of, make_episode, movers
 
 VERSION = "episodes-1"
 STEP = 4  # depth is kept for every so many frames
@@ -151,6 +152,23 @@ def render_clip(seed: int, size: int = 128, frames: int | None = None) -> Clip:
     return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, episode.caption, text, frame, moving)
 
 
+def render_twins(clip: Clip, seed: int, count: int) -> list[Clip]:
+    """What else could have happened in a rendered clip with an event: up to `count` others of its kind, drawn by seed.
+
+    Called `SEED-1`, `SEED-2` ...; everything before the event is the same, and so is depth.
+    """
+    episode = make_episode(seed, size=clip.rgb.shape[-1], frames=len(clip))
+    noun = clip.event.split()[1]
+    others = [text for text in events_of(episode.scene) if text.split()[1] == noun and text != clip.event]
+    chosen = random.Random(seed).sample(others, min(count, len(others)))  # noqa: S311 - pictures, not secrets
+    twins = []
+    for k, text in enumerate(chosen, start=1):
+        after = episode.film(slice(clip.event_frame, None), event=text).rgb
+        rgb = torch.cat([clip.rgb[: clip.event_frame], ((after.clamp(-1, 1) + 1) * 127.5).round().byte()])
+        twins.append(replace(clip, name=f"{seed}-{k}", rgb=rgb, event=text))
+    return twins
+
+
 def render_ahead(
     folder: Path,
     seeds: Iterable[int],
@@ -159,12 +177,14 @@ def render_ahead(
     processes: int = 1,
     frames: int | None = None,
     event: str = "",
+    twins: int = 0,
 ) -> Iterator[int]:
     """Render what is missing, yielding each seed that is done. Few `frames` an episode give many worlds in little time.
 
     Args:
         folder, seeds, size, processes, frames: What, where and how (see `make_episode`).
         event: Only episodes whose event has this word in it are rendered: what is rare can be had more often.
+        twins: So many other things that could have happened are rendered too, see `render_twins`.
 
     Raises:
         ConfigError: if a seed is held out.
@@ -178,13 +198,13 @@ def render_ahead(
     yield from (seed for seed in wanted if seed not in set(missing))
     if processes <= 1:
         for seed in missing:
-            yield _render_to(folder, seed, size, frames, event)
+            yield _render_to(folder, seed, size, frames, event, twins)
         return
     with ProcessPoolExecutor(processes) as pool:
         for start in range(0, len(missing), 8 * processes):
             batch = missing[start : start + 8 * processes]
             count = len(batch)
-            each = [folder] * count, batch, [size] * count, [frames] * count, [event] * count
+            each = [folder] * count, batch, [size] * count, [frames] * count, [event] * count, [twins] * count
             yield from pool.map(_render_to, *each)
 
 
@@ -215,11 +235,16 @@ def default_cache(size: int = 128) -> Path:
     return Path(base) / "mosaicmem" / f"{VERSION}-{size}"
 
 
-def _render_to(folder: Path, seed: int, size: int, frames: int | None = None, event: str = "") -> int:
+def _render_to(
+    folder: Path, seed: int, size: int, frames: int | None = None, event: str = "", twins: int = 0
+) -> int:  # fmt: skip
     torch.set_num_threads(1)
     if event:
         happens = make_episode(seed, size=size, frames=frames).event
         if happens is None or event not in happens.text.split():
             return seed
-    write_clip(folder / f"{seed}.safetensors", render_clip(seed, size, frames))
+    clip = render_clip(seed, size, frames)
+    for twin in render_twins(clip, seed, twins) if twins and clip.event else ():
+        write_clip(folder / f"{twin.name}.safetensors", twin)
+    write_clip(folder / f"{seed}.safetensors", clip)  # last: it says that all are there
     return seed

@@ -35,6 +35,9 @@ from mosaicmem.training.latent_clip import LatentClip, read_latents
 from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 from mosaicmem.worlds.episodes import FPS
 
+TWINS = 3
+"""Clips of one world with different events that a step compares."""
+
 
 @dataclass(frozen=True)
 class WorldTaskConfig:
@@ -56,6 +59,8 @@ class WorldTaskConfig:
             encoded again as in generation, against drift.
         moving: What a cell that shows only moving things counts in the loss more than one that shows none.
         event: Share of samples of a clip with an event that begin right at it.
+        twins: Share of samples that come in threes where clips have twins (`cache.render_twins`): one window and one
+            noise, right after the event, and all that differs is what happens and what is said.
         pixels: What an error in decoded frames counts beside one in latents, where the autoencoder can be
             differentiated.
         pixel_cells: Side of the square, in cells, of every latent that is decoded for it.
@@ -78,6 +83,7 @@ class WorldTaskConfig:
     rehearse: float = 0.15
     moving: float = 8.0
     event: float = 0.4
+    twins: float = 0.0
     pixels: float = 10.0
     pixel_cells: int = 8
     shift: float = 2.0
@@ -121,6 +127,7 @@ class WorldTask:
         self.module = WorldNetwork(model, words)
         self.module.transformer.look_at_own_place()
         self._paths, self._held_out = list(paths), list(held_out)
+        self._families = families(self._paths) if self.settings.twins else []
         if not self._paths:
             raise ConfigError("no encoded clips to train on; render and encode some first")
 
@@ -197,13 +204,19 @@ class WorldTask:
         """No picture: latents need the autoencoder; `mosaicmem generate` shows what a checkpoint does."""
 
     def _sample(self, paths: list[Path], index: int, plain: bool = False) -> dict[str, Any]:
-        cfg, rng = self.settings, np.random.default_rng((self.settings.seed, index))
-        clip = read_latents(paths[int(rng.integers(len(paths)))])
+        cfg, at_event = self.settings, self.settings.event
+        step_number, member = divmod(index, cfg.batch)
+        if not plain and self._families and member // TWINS < int(cfg.twins * cfg.batch) // TWINS:
+            rng, at_event = np.random.default_rng((cfg.seed, step_number, member // TWINS)), 1.0
+            clip = read_latents(self._families[int(rng.integers(len(self._families)))][member % TWINS])
+        else:
+            rng = np.random.default_rng((cfg.seed, index))
+            clip = read_latents(paths[int(rng.integers(len(paths)))])
         # one for a whole step: samples with memory of one kind have about as many tokens, and need little padding
-        step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + index // cfg.batch)
+        step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step_number)
         alignment = "mixture" if plain else draw_alignment(step)
         with_past = self.module.config.reads_past and (plain or float(torch.rand((), generator=step)) < cfg.past)
-        start = _window_start(clip, cfg.latents, rng, cfg.event, int(with_past))
+        start = _window_start(clip, cfg.latents, rng, at_event, int(with_past))
         generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
         history = clip.echo if not plain and rng.random() < cfg.echo else clip.image
         groups = clip.groups
@@ -336,6 +349,14 @@ class WorldTask:
             cameras,
             torch.stack(past) if past else None,
         )
+
+
+def families(paths: Sequence[Path]) -> list[list[Path]]:
+    """Clips of the same world in which different things happen, the first `TWINS` of each: `7`, `7-1` and `7-2`."""
+    by_world: dict[str, list[Path]] = {}
+    for path in sorted(paths, key=lambda path: path.stem):
+        by_world.setdefault(path.stem.partition("-")[0], []).append(path)
+    return [found[:TWINS] for found in by_world.values() if len(found) >= TWINS]
 
 
 def choose_keyframes(

@@ -40,6 +40,8 @@ class Args(Common):
     """Frames of an episode, 1 + a multiple of 16: with 17, many worlds for the depth network in little time."""
     event: Annotated[str, arg(metavar="WORD", help_behavior_hint="(default: all)")] = ""
     """Render only episodes whose event has this word in it, such as ball: what is rare, more often."""
+    twins: int = 0
+    """So many other things that could have happened instead are rendered of every episode with an event."""
     held_out: int = 6
     """Clips that are never trained on: held-out episodes, or the last videos."""
     processes: int = 1
@@ -54,8 +56,10 @@ class Args(Common):
 def run(args: Args, session: Session) -> Result:
     """Render or convert what is missing."""
     size = args.posed.size
-    if args.held_out < 0 or args.processes < 1:
-        raise ConfigError(f"--held-out {args.held_out}, --processes {args.processes}: expected from 0, and from 1")
+    if min(args.held_out, args.twins) < 0 or args.processes < 1:
+        raise ConfigError(
+            f"--held-out {args.held_out}, --twins {args.twins}, --processes {args.processes}: expected from 0, 0 and 1"
+        )
     if args.videos is not None:
         if args.out is None:
             raise ConfigError("train data --videos needs --out PATH: the folder of clips")
@@ -93,7 +97,10 @@ def _check_event(args: Args) -> None:
 
 def _both(args: Args, folder: Path, seeds: range, size: int) -> Iterator[int]:
     # first, because it refuses held-out seeds
-    yield from render_ahead(folder, seeds, size=size, processes=args.processes, frames=args.frames, event=args.event)
+    yield from render_ahead(
+        folder, seeds,
+        size=size, processes=args.processes, frames=args.frames, event=args.event, twins=args.twins,
+    )  # fmt: skip
     yield from render_held_out(folder, args.held_out, size=size)
 
 
