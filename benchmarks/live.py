@@ -1,7 +1,8 @@
 """A live walk over its socket: start to first picture, command to picture by stage, frames a second, many watchers.
 
 Runs `mosaicmem explore` in a process of its own and drives it as the page does. `--model memory` measures memory alone
-(no denoising), `--watchers 8 --seconds 120` is the load test: no mailbox grows, memory stays flat.
+(no denoising). Load: `--watchers 8 --seconds 120` are sockets, one of which reads nothing; `--pages 8 --seconds 120`
+are tabs of a real browser, one of which walks with its keys held. No queue grows, memory stays flat.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ class Viewer:
         self.socket.send(json.dumps({"id": self.number, "command": {"do": "move", "yaw": turn}}))
 
 
-def resident(pid: int) -> float:
+def resident(pid: int, what: str = "VmRSS") -> float:
     """Megabytes."""
     text = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+    return int(next(line for line in text.splitlines() if line.startswith(what)).split()[1]) / 1024
 
 
 def latency(viewer: Viewer, steps: int) -> dict[str, Any]:
@@ -127,12 +128,43 @@ def load(port: int, pid: int, watchers: int, seconds: float, stack: contextlib.E
     return {"watchers": watchers, "seconds": seconds, "views": counts, "resident_mb": sizes}
 
 
+def paged(address: str, pid: int, count: int, seconds: float) -> dict[str, Any]:
+    """Many pages of one walk in a headless Chromium; the first one walks. Every ten seconds: how far each has come."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.live.browser import find_chromium, tabs
+
+    program = find_chromium()
+    if program is None:
+        raise SystemExit("needs a Chromium; on Debian: apt-get install chromium")
+    look = """[+document.body.dataset.shown, document.getElementById('queue').textContent,
+        Math.round(performance.memory.usedJSHeapSize / 2**20)]"""
+    rows, errors = [], list[str]()
+    with tabs(program, count) as pages:
+        for page in pages:
+            page.size(1000, 700)
+            page.open(address)
+        for page in pages:
+            page.wait("document.body?.dataset?.shown !== undefined")
+        begin, key = time.monotonic(), "ArrowRight"
+        while time.monotonic() - begin < seconds:
+            key = "ArrowLeft" if key == "ArrowRight" else "ArrowRight"
+            pages[0].press(key, seconds=10.0)
+            found = [page.run(look) for page in pages]
+            row = {"s": round(time.monotonic() - begin, 1), "resident_mb": round(resident(pid), 1)}
+            row |= {"anonymous_mb": round(resident(pid, "RssAnon"), 1), "shown": [one[0] for one in found]}
+            rows.append(row | {"said": found[0][1], "page_heap_mb": max(one[2] for one in found)})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        errors = [error for page in pages for error in page.errors]
+    return {"pages": count, "rows": rows, "errors": errors}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="synthetic", help="rooms, synthetic or memory")
     parser.add_argument("--scene", type=int, default=900001)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--watchers", type=int, default=0)
+    parser.add_argument("--pages", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=10.0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -157,6 +189,9 @@ def main() -> None:
             if args.watchers:
                 viewer.socket.close()
                 found["load"] = load(port, process.pid, args.watchers, args.seconds, stack)
+            if args.pages:
+                viewer.socket.close()
+                found["load"] = paged(line.split()[1], process.pid, args.pages, args.seconds)
             print(json.dumps(found, indent=1))
         finally:
             process.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -114,30 +115,39 @@ def find_chromium() -> str | None:
 @contextmanager
 def browser() -> Iterator[Page]:
     """A fresh browser with one tab; the test is skipped where there is none."""
-    from websockets.sync.client import connect
-
     program = find_chromium()
     if program is None:
         pytest.skip("needs a Chromium; on Debian: apt-get install chromium")
+    with tabs(program, 1) as found:
+        yield found[0]
+
+
+@contextmanager
+def tabs(program: str, count: int) -> Iterator[list[Page]]:
+    """A fresh browser with so many tabs, none of which is put to sleep."""
+    from websockets.sync.client import connect
+
     with tempfile.TemporaryDirectory(prefix="mosaicmem-browser-", ignore_cleanup_errors=True) as profile:
         options = [
             *("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"),
             *("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage", "--mute-audio"),
             *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
-            *("--no-proxy-server", "--disable-extensions", f"--user-data-dir={profile}", "about:blank"),
+            *("--disable-renderer-backgrounding", "--disable-background-timer-throttling"),
+            *("--disable-backgrounding-occluded-windows", "--no-proxy-server", "--disable-extensions"),
+            *(f"--user-data-dir={profile}", "about:blank"),
         ]
         process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             port = _port(Path(profile), process)
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             end = time.monotonic() + PATIENCE
-            target = None
-            while target is None and time.monotonic() < end:
-                with opener.open(f"http://127.0.0.1:{port}/json/list") as answer:
-                    target = next((t for t in json.load(answer) if t["type"] == "page"), None)
-            assert target is not None, "the browser has no tab"
-            with connect(target["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
-                yield Page(socket)
+            while not (targets := _targets(port)) and time.monotonic() < end:
+                time.sleep(0.05)
+            assert targets, "the browser has no tab"
+            while len(targets) < count:
+                _ask(port, "new", "PUT")
+                targets = _targets(port)
+            with contextlib.ExitStack() as stack:
+                yield [Page(stack.enter_context(connect(url, max_size=None, proxy=None))) for url in targets]
         finally:
             process.terminate()
             try:
@@ -145,6 +155,16 @@ def browser() -> Iterator[Page]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _targets(port: int) -> list[str]:
+    return [tab["webSocketDebuggerUrl"] for tab in _ask(port, "list") if tab["type"] == "page"]
+
+
+def _ask(port: int, what: str, method: str = "GET") -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(f"http://127.0.0.1:{port}/json/{what}", method=method)) as answer:
+        return json.load(answer)
 
 
 def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:

@@ -16,6 +16,7 @@ from tests.live.scenes import SIZE, THING, walk
 from tests.live.serving import TOKEN, Client, Served, served
 
 from mosaicmem.errors import ConfigError
+from mosaicmem.live import broadcast
 from mosaicmem.live.broadcast import MAX_DELTAS, MAX_TEXTS, Broadcast, Mailbox
 from mosaicmem.live.door import Door, is_loopback, listen
 from mosaicmem.live.protocol import MAX_MESSAGE
@@ -276,6 +277,19 @@ def test_whoever_reads_nothing_gets_the_newest_picture_and_makes_nothing_grow() 
         box.text("z")
     assert box.overflown and box.size == MAX_DELTAS + MAX_TEXTS
     assert woken
+
+
+def test_freed_memory_is_given_back_every_so_many_steps(tmp_path, monkeypatch) -> None:
+    given: list[int] = []
+    broadcast.give_back()  # whatever the C library is
+    monkeypatch.setattr(broadcast, "TRIM_EVERY", 2)
+    monkeypatch.setattr(broadcast, "give_back", lambda: given.append(1))
+    with served(tmp_path) as server, server.connect() as socket:
+        client = Client(socket)
+        for _ in range(5):
+            client.do({"do": "move", "yaw": 2.0})
+        status = client.until(type="status", applied=5)
+        assert given == [1, 1] and 0 <= status["unsent"] < MAX_TEXTS // 2
 
 
 def test_a_viewer_that_goes_leaves_the_walk_and_one_that_comes_back_finds_it(tmp_path) -> None:

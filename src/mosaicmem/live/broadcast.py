@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
 import time
 from collections import OrderedDict, deque
@@ -18,6 +20,8 @@ from mosaicmem.live.walk import Walk, describe
 MAX_TEXTS = 256
 MAX_DELTAS = 16
 MAX_PAST_BYTES = 64 * 2**20
+TRIM_EVERY = 200
+"""Steps after which memory that was freed goes back to the system."""
 
 
 class Mailbox:
@@ -97,7 +101,7 @@ class Broadcast:
         self._past_bytes = 0
         self._shares: dict[int, float] = {}
         self._more: dict[str, Any] = {}
-        self._number = 0
+        self._number = self._steps = 0
         session.watch(self._told)
 
     def join(self, wake: Callable[[], None]) -> Mailbox | None:
@@ -152,6 +156,9 @@ class Broadcast:
         for number, encoded, share in zip(numbers, pictures, outcome.coverage.tolist(), strict=True):
             self._keep(number, encoded, share)
         self._more = _more(walk)
+        self._steps += 1
+        if self._steps % TRIM_EVERY == 0:
+            give_back()
         if not self._all():
             return
         frames = dict(zip(numbers, outcome.frames_u8, strict=True))
@@ -215,7 +222,8 @@ class Broadcast:
 
     def _tell_status(self, status: Status) -> None:
         boxes = self._all()
-        message = protocol.status(status, {**self._more, "watchers": len(boxes)})
+        unsent = max((box.size for box in boxes), default=0)
+        message = protocol.status(status, {**self._more, "watchers": len(boxes), "unsent": unsent})
         for box in boxes:
             if box.size < MAX_TEXTS // 2:  # the next one says it all again
                 box.text(message)
@@ -232,6 +240,15 @@ class Broadcast:
     def _all(self) -> list[Mailbox]:
         with self._lock:
             return list(self._boxes)
+
+
+def give_back() -> None:
+    """Freed memory to the system, where the C library can.
+
+    Every step leaves a small picture between large scratch that is freed again; glibc would keep the scratch of all.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _more(walk: Walk) -> dict[str, Any]:

@@ -34,11 +34,11 @@ export class Meters {
   }
 
   status(status) {
-    const { keyframes, patches, bytes, waiting, paused, watchers } = status;
+    const { keyframes, patches, bytes, waiting, paused, watchers, unsent } = status;
     if (keyframes !== undefined) {
       this.dom.amount.textContent = `${patches.toLocaleString("en")} patches of ${keyframes} keyframes, ${(bytes / 1e6).toFixed(1)} MB`;
     }
-    const who = watchers > 1 ? `, ${watchers} pages watch` : "";
-    this.dom.queue.textContent = `${waiting} command${waiting === 1 ? "" : "s"}${paused ? ", paused" : ""}${who}`;
+    const who = watchers > 1 ? `, ${watchers} pages watch` : "", slow = unsent > 8 ? `, ${unsent} messages wait for the slowest page` : "";
+    this.dom.queue.textContent = `${waiting} command${waiting === 1 ? "" : "s"}${paused ? ", paused" : ""}${who}${slow}`;
   }
 }
