@@ -51,6 +51,7 @@ AT_THE_TOP = {
     "training": {"safetensors", "rich", "PIL"},
     "worlds": {"PIL"},
     "apps": {"PIL", "rich", "tyro", "yaml"},  # the table of commands loads one command at a time
+    "apps.tui": {"textual"},  # itself loaded inside functions
 }
 """Third-party packages that a room may import when it is loaded. All others (av, numba, transformers, ...) are imported
 inside functions. Compiled kernels live in modules whose names end in `_kernels`, which load numba and are themselves
@@ -113,14 +114,17 @@ def broken_arrow(found: Import) -> str | None:
 
 def too_early(found: Import) -> str | None:
     """What is wrong with an import that runs when a module loads, or None."""
-    package, room = found.target.split(".")[0], found.module.split(".")[1:2]
+    package, here = found.target.split(".")[0], found.module.removeprefix("mosaicmem").strip(".")
     if not found.at_load:
         return None
     if package == "mosaicmem":
         if any(name.endswith("_kernels") for name in found.target.split(".")):
             return f"{found.module}:{found.line} loads compiled kernels when it is imported"
+        if within(found.target, "mosaicmem.apps.tui") and not within(here, "apps.tui"):
+            return f"{found.module}:{found.line} loads the terminal interface, and with it Textual, when it is imported"
         return None
-    if package in sys.stdlib_module_names or package in EVERYWHERE | AT_THE_TOP.get("".join(room), set()):
+    allowed = EVERYWHERE.union(*(packages for room, packages in AT_THE_TOP.items() if within(here, room)))
+    if package in sys.stdlib_module_names or package in allowed:
         return None
     if package == "numba" and found.module.endswith("_kernels"):
         return None
@@ -202,6 +206,18 @@ def test_an_import_that_runs_too_early_is_seen(source: str) -> None:
     assert too_early(kernels)
 
 
+def test_the_terminal_interface_alone_loads_textual_and_only_when_it_is_wanted() -> None:
+    (textual,) = imports_of("from textual.app import App", "mosaicmem.apps.tui.fake")
+    assert too_early(textual) is None
+    for module, source in (
+        ("mosaicmem.apps.cli.fake", "from textual.app import App"),
+        ("mosaicmem.apps.cli.fake", "from mosaicmem.apps.tui.app import Terminal"),
+        ("mosaicmem.apps.tuition.fake", "import textual"),
+    ):
+        (found,) = imports_of(source, module)
+        assert too_early(found)
+
+
 def loaded_after(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after `code`."""
     probe = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
@@ -220,7 +236,7 @@ def test_everything_behind_the_front_door_loads_no_compiler_and_no_codec() -> No
 
 def test_help_does_not_load_torch() -> None:
     run = "from mosaicmem.apps.cli.main import main; assert main(['--help']) == 0"
-    assert not loaded_after(run) & {"torch", "numpy", "numba", "av"}
+    assert not loaded_after(run) & {"torch", "numpy", "numba", "av", "textual"}
     assert "torch" in loaded_after("import torch")
 
 

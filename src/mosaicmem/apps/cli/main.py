@@ -30,6 +30,7 @@ COMMANDS = {
     "world": "a world file: info, verify, repair, merge, compact, log, undo, redo, branch, checkout, import, export",
     "explore": "walk through a world in the browser and see what is remembered of it",
     "view": "a world in viser: its patches and the cameras that saw them",
+    "tui": "the walk in the terminal, with coverage, timings, and edits that are seen before they are done",
     "edit": "change what a world remembers: erase, move, rotate, scale, duplicate, mirror, splice, freeze, restore",
     "splice": "join two memories or trajectories into one world",
     "export-ply": "a memory as a coloured point cloud",
