@@ -195,7 +195,7 @@ def main() -> None:
             print(json.dumps(found, indent=1))
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(120)
 
 
 if __name__ == "__main__":

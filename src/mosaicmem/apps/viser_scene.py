@@ -132,7 +132,7 @@ class WorldView:
         centre = world.cameras.centers
         last = world.cameras[len(world.cameras) - 1]
         start = self.server.initial_camera
-        start.position = _triple(centre[-1] - world.scale * last.forward[0] + 0.5 * world.scale * world.up)
+        start.position = _triple(centre[-1] - 0.6 * world.scale * last.forward[0] + 0.2 * world.scale * world.up)
         start.look_at = _triple(centre[-1] + 0.8 * world.scale * last.forward[0])
         start.up = _triple(world.up)
         self._points = []
@@ -180,7 +180,7 @@ class WorldView:
         gui, world = self.server.gui, self._world
         points = sum(map(len, world.clouds))
         gui.add_markdown(
-            f"**{title}**: {points:,} patches of {len(world.frames)} pictures. Click a camera to look through it."
+            f"**{title}**: {points:,} points of {len(world.frames)} pictures. Click a camera to look through it."
         )
         size = gui.add_slider("size of a point", min=0.2, max=3.0, step=0.1, initial_value=1.0)
         cameras = gui.add_checkbox("cameras", initial_value=True)
