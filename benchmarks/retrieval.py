@@ -2,6 +2,7 @@
 
     python benchmarks/retrieval.py                           # 10 k, 100 k, 1 M and 10 M patches: 2 GB, some minutes
     python benchmarks/retrieval.py --sizes 10000 --json      # one size, as a document
+    python benchmarks/retrieval.py --against-reference 5000000    # a world file, and all pairs: 3 GB of disk, an hour
 
 Times are CPU times on a chosen number of cores, so that other work on the machine does not count: every step runs on
 one thread, and where the library would share a step among cores, its tasks are scheduled as its threads take them.
@@ -21,6 +22,8 @@ import platform
 import resource
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -38,8 +41,10 @@ import torch
 from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.io.world import WorldFile
 from mosaicmem.memory import Keyframe, Mosaic, PatchStore, retrieve
 from mosaicmem.memory.pool import PatchPoints
+from mosaicmem.memory.reference import retrieve_reference
 
 GRID = TokenGrid(832, 480, stride=8, patch=2)
 CHANNELS = 16
@@ -99,19 +104,27 @@ class Clock:
             if cores > 1:
                 self.saved += time.thread_time() - before - max(free)
 
+        def threads(count: int, *, worth: bool) -> int:
+            return min(self.cores, count) if worth and not self.busy else 1
+
         with (
             mock.patch("mosaicmem.memory.retrieval.for_each", for_each),
             mock.patch("mosaicmem.memory.pool.for_each", for_each),
+            mock.patch("mosaicmem.memory.pool.threads", threads),
         ):
             yield
 
 
-def build(size: int, clock: Clock) -> tuple[PatchStore, float, list[float]]:
+def _length(frames: int) -> float:
+    return 8.0 + 0.25 * frames
+
+
+def build(size: int, clock: Clock, dtype: torch.dtype = torch.float32) -> tuple[PatchStore, float, list[float]]:
     """A store of about `size` patches of a hall, its length, and what the last insertions took."""
     frames = max(1, round(size / GRID.tokens_per_latent))
-    length = 8.0 + 0.25 * frames
+    length = _length(frames)
     cameras = hall_cameras(frames, length)
-    latents = torch.randn(CHANNELS, *GRID.cells)  # shared: what is measured is geometry, not copying latents
+    latents = torch.randn(CHANNELS, *GRID.cells).to(dtype)  # shared: what is measured is geometry, not copying latents
     valid, confidence = torch.ones(GRID.cells, dtype=torch.bool), torch.ones(GRID.cells)
     store, inserts = PatchStore.empty(), []
     for i in range(frames):
@@ -211,6 +224,53 @@ def window_cameras(length: float) -> Cameras:
     return Cameras.from_fov(views, GRID.width, GRID.height, 75.0)
 
 
+def resident_mb(what: str = "VmRSS") -> float:
+    """Resident memory of this process, or its peak (`VmHWM`)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) / 1024
+
+
+def against_reference(size: int, views: int) -> dict[str, float]:
+    """Owners, coverage and resident memory of a world of about `size` patches that is read from its file.
+
+    The file is written by another process, so that memory is that of opening and retrieving alone; it is taken before
+    the reference begins, whose all pairs of a view take minutes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "world.mosaic"
+        subprocess.run([sys.executable, __file__, "--sizes", str(size), "--write-world", str(path)], check=True)
+        before = resident_mb()
+        with WorldFile.open(path) as world:
+            start = time.perf_counter()
+            store = world.store
+            opened = time.perf_counter() - start
+            cameras = hall_cameras(views + 2, _length(len(store)))[1 : views + 1]
+            fast = [retrieve(store, cameras[i], GRID) for i in range(views)]
+            for mosaic in fast:  # what a model is fed
+                for g in mosaic.picked[0]:
+                    _ = store.group(g).keyframe.latents
+            peak = resident_mb("VmHWM")
+            slow = [retrieve_reference(store, cameras[i], GRID) for i in range(views)]
+    pairs = list(zip(fast, slow, strict=True))
+    return {
+        "patches": store.num_patches,
+        "open_s": opened,
+        "resident_before_mb": before,
+        "peak_resident_mb": peak,
+        "same_owner": min(float((a.owner[0] == b.owner).double().mean()) for a, b in pairs),
+        "same_source": min(float((a.source[0] == b.source).double().mean()) for a, b in pairs),
+        "coverage": statistics.mean(float(a.coverage[0]) for a, _ in pairs),
+        "coverage_difference": max(abs(float(a.coverage[0] - (b.source >= 0).double().mean())) for a, b in pairs),
+    }
+
+
+def write_world(size: int, path: Path) -> None:
+    """The hall as a world file, its latents in 16 bits."""
+    store, _, _ = build(size, Clock(1, wall=True), dtype=torch.float16)
+    with WorldFile.create(path) as world:
+        world.apply("build", {}, store)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
@@ -218,9 +278,18 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--wall", action="store_true", help="wall time with threads in place of scheduled CPU time")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    parser.add_argument("--against-reference", type=int, metavar="SIZE", help="check a world file of so many patches")
+    parser.add_argument("--views", type=int, default=3, help="views to check against the reference")
+    parser.add_argument("--write-world", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.cores if args.wall else 1)
     torch.manual_seed(0)
+    if args.write_world:
+        write_world(args.sizes[0], args.write_world)
+        return
+    if args.against_reference:
+        print(json.dumps(against_reference(args.against_reference, args.views), indent=1))
+        return
     rows = {str(size): measure(size, args.repeats, Clock(args.cores, args.wall)) for size in sorted(args.sizes)}
     if args.json:
         print(json.dumps(rows, indent=1))

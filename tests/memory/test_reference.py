@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.memory.scenes import GRID, keyframe, random_room_cameras, room_depth
 
 from mosaicmem.geometry.se3 import axis_angle, make_transform
+from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory import Group, PatchStore, RetrievalConfig, retrieve
 from mosaicmem.memory.pool import PatchPoints
 from mosaicmem.memory.reference import pool_reference, retrieve_reference
@@ -226,3 +227,17 @@ def test_what_is_too_coarse_to_show_still_stands_in_the_way() -> None:
     assert bool(open_view.good.all())
     assert 0.1 < float(blocked.holes.double().mean()) < 0.9, "where its cells land, not the wide gaps between"
     assert not bool((blocked.source == 1).any())
+
+
+def test_a_memory_of_200_000_patches_is_read_as_the_reference_reads_it() -> None:
+    """With 5 million, at full size and from a file: `python benchmarks/retrieval.py --against-reference 5000000`."""
+    grid = TokenGrid(256, 128, stride=8, patch=1)
+    store = PatchStore.empty()
+    for i, cam in enumerate(random_room_cameras(391, 5, grid)):
+        store = store.insert(keyframe(room_depth(cam, grid).float(), cam, grid, frame=i))
+    assert store.num_patches > 200_000
+    view = random_room_cameras(1, 6, grid)
+    fast, slow = retrieve(store, view, grid), retrieve_reference(store, view, grid)
+    assert list(fast.picked[0]) == slow.picked
+    assert float((fast.owner[0] == slow.owner).double().mean()) >= 0.999
+    assert torch.equal(fast.covered[0], slow.covered)

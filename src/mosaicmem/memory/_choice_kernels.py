@@ -100,6 +100,7 @@ def view_quality(zmin, depth, rho, tau, center, moved, focal, principal, stride,
     """
     count, _, w = zmin.shape
     front, rival, placed, per_theta = np.empty(w), np.empty(w), np.empty(w), 1 / theta
+    slopes = ((np.arange(w) + 0.5) * stride - principal[0]) / focal[0]
     for i in range(first, last):
         y = ((i + 0.5) * stride - principal[1]) / focal[1]
         front[:] = np.inf
@@ -116,17 +117,23 @@ def view_quality(zmin, depth, rho, tau, center, moved, focal, principal, stride,
                 for j in range(w):
                     placed[j] = min(placed[j], zmin[k, i, j])
         for k in range(count):
+            start, stop = w, 0  # between the first and the last cell that it lands in
+            for j in range(w):
+                lands = zmin[k, i, j] < np.inf
+                start, stop = min(start, j if lands else w), j + 1 if lands else stop
+            quality[k, i] = 0.0
             cx, cy, cz = center[k, 0], center[k, 1], center[k, 2]
             away = cx * cx + cy * cy + cz * cz
-            for j in range(w):
-                x = ((j + 0.5) * stride - principal[0]) / focal[0]
-                d = depth[k, i, j]
+            depths, rhos, values = depth[k, i, start:stop], rho[k, i, start:stop], quality[k, i, start:stop]
+            xs = slopes[start:stop]
+            for j in range(len(values)):
+                x, d = xs[j], depths[j]
                 qx, qy, qz = d * x - cx, d * y - cy, d - cz
                 nx, ny, nz = y * qz - qy, qx - x * qz, x * qy - y * qx  # (x, y, 1) cross q
                 angle = _angle(x * qx + y * qy + qz, math.sqrt(nx * nx + ny * ny + nz * nz))
-                large = rho[k, i, j] if rho[k, i, j] > 1.0 else 1.0
-                quality[k, i, j] = 0.5 + 0.5 / ((1 + angle * per_theta) * large)
-            for j in range(w):  # apart, so that the loop above has no branches
+                large = rhos[j] if rhos[j] > 1.0 else 1.0
+                values[j] = 0.5 + 0.5 / ((1 + angle * per_theta) * large)
+            for j in range(start, stop):  # apart, so that the loop above has no branches
                 z = zmin[k, i, j]
                 if z == np.inf:
                     quality[k, i, j] = 0.0
@@ -134,8 +141,7 @@ def view_quality(zmin, depth, rho, tau, center, moved, focal, principal, stride,
                     if moved[k] or away >= rival[j] or z > (1 + tau) * placed[j]:
                         quality[k, i, j] = 0.0
                         continue
-                    x = ((j + 0.5) * stride - principal[0]) / focal[0]
-                    if not _past(x, y, front[j], depth[k, i, j], cx, cy, cz, slack):
+                    if not _past(slopes[j], y, front[j], depth[k, i, j], cx, cy, cz, slack):
                         quality[k, i, j] = 0.0
 
 

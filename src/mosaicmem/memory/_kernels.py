@@ -106,7 +106,7 @@ def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, run):
     p00, p01, p02, p03 = P[0, 0], P[0, 1], P[0, 2], P[0, 3]
     p10, p11, p12, p13 = P[1, 0], P[1, 1], P[1, 2], P[1, 3]
     p20, p21, p22, p23 = P[2, 0], P[2, 1], P[2, 2], P[2, 3]
-    step, width, height = 0.5 * stride, w * stride, h * stride
+    step, width, height, per_stride = 0.5 * stride, w * stride, h * stride, 1 / stride  # divisions take longest
     v = (r + 0.5) * stride
     inverses = planes[0, r + 1, start + 1 : stop + 1]  # indices that start at 0 are what the compiler vectorises
     slopes_x, slopes_y = planes[1, r + 1, start + 1 : stop + 1], planes[2, r + 1, start + 1 : stop + 1]
@@ -122,8 +122,9 @@ def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, run):
             sx, sy = 2 * (corner & 1) - 1, (corner & 2) - 1
             bend = 0.5 * (sx * gx + sy * gy)
             zc = zw + step * (sx * p20 + sy * p21) + p23 * bend
-            xc = (xw + step * (sx * p00 + sy * p01) + p03 * bend) / zc
-            yc = (yw + step * (sx * p10 + sy * p11) + p13 * bend) / zc
+            nearness = 1 / zc
+            xc = (xw + step * (sx * p00 + sy * p01) + p03 * bend) * nearness
+            yc = (yw + step * (sx * p10 + sy * p11) + p13 * bend) * nearness
             ok = ok & (zc > 0.1 * zw)
             left = xc if ok & (xc < left) else left
             right = xc if ok & (xc > right) else right
@@ -132,7 +133,7 @@ def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, run):
         left = left if ok else x - stride * rho_max  # the plane nearly reaches the camera: no finite footprint
         right = right if ok else x + stride * rho_max
         wide, high = right - left, bottom - top
-        rho = (wide if wide > high else high) / stride
+        rho = (wide if wide > high else high) * per_stride
         left, right = (left if left < x - step else x - step), (right if right > x + step else x + step)
         top, bottom = (top if top < y - step else y - step), (bottom if bottom > y + step else y + step)
         lands = (inverse > 0) & (z > near) & (right > 0) & (bottom > 0) & (left < width) & (top < height)
@@ -144,12 +145,13 @@ def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, run):
         run[0 * _RUN + a], run[1 * _RUN + a] = x, y
         run[2 * _RUN + a], run[3 * _RUN + a] = (z if lands else 0.0), rho
         middle, half = 0.5 * (top + bottom), 0.5 * (bottom - top)
-        run[4 * _RUN + a] = _bounded((middle - half) / stride - 0.5, h)
-        run[5 * _RUN + a] = _bounded((middle + half) / stride - 0.5, h)
+        run[4 * _RUN + a] = _bounded((middle - half) * per_stride - 0.5, h)
+        run[5 * _RUN + a] = _bounded((middle + half) * per_stride - 0.5, h)
         middle, half = 0.5 * (left + right), 0.5 * (right - left)
-        run[6 * _RUN + a] = _bounded((middle - half) / stride - 0.5, w)
-        run[7 * _RUN + a] = _bounded((middle + half) / stride - 0.5, w)
-        aside_x, aside_y = x - (np.floor(x / stride) + 0.5) * stride, y - (np.floor(y / stride) + 0.5) * stride
+        run[6 * _RUN + a] = _bounded((middle - half) * per_stride - 0.5, w)
+        run[7 * _RUN + a] = _bounded((middle + half) * per_stride - 0.5, w)
+        aside_x = x - (np.floor(x * per_stride) + 0.5) * stride
+        aside_y = y - (np.floor(y * per_stride) + 0.5) * stride
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         central = inside & (abs(aside_x) <= 0.25 * stride) & (abs(aside_y) <= 0.25 * stride)
         run[8 * _RUN + a] = 1.0 if central else 0.0
