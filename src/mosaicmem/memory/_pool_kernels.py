@@ -197,6 +197,18 @@ def _place(centers, radii, start, count, view, focal, principal, stride, near, m
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
+def _tokens(box, what, row, column, n, nothing, token, value):
+    """`token` and `value [_LANES]`: the token at `row` and `column` of each patch's footprint and what it holds there,
+    `nothing` at token 0 where the footprint is smaller."""
+    for a in range(_LANES):
+        i, j = np.int32(box[a] + row), np.int32(box[2 * _LANES + a] + column)
+        inside = (i < box[_LANES + a]) & (j < box[3 * _LANES + a])
+        token[a] = np.int32(i * n + j) if inside else np.int32(0)
+        value[a] = what[a] if inside else nothing
+
+
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@no_type_check
 def _whole_run(centers, radii, start, spare):
     """`centers`, `radii` and `start`, or a copy that has `_LANES` rows from there on where the columns end before."""
     if start + _LANES <= len(radii):
@@ -321,23 +333,20 @@ def pool_visible(
     landed,
     shows,
 ):
-    """Which tokens each group shows in front of everything else `[k tokens]`, and whether any patch of it landed `[k]`.
+    """Tokens that each group shows in front of everything else, and whether any patch of it landed `[k]`.
 
-    `limit [m*n + SPAN]` says how deep the nearest point of a patch may lie to be seen. A block whose tokens are
-    covered by something nearer or known of the group already is skipped once it is known whether the group landed.
+    `shows [k w]` gets a bit a token, in row order, 64 a word. `limit [m*n + SPAN]` says how deep the nearest point of a
+    patch may lie to be seen. A block that can add no bit, because its tokens are covered by something nearer or known
+    of the group already, is skipped once it is known whether the group landed.
     """
     depth, fronts, box = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32), np.empty(4 * _LANES, np.int32)
-    spare, shown = np.zeros(4 * _LANES, np.float32), np.float32(-np.inf)
-    still, group = limit.copy(), -1  # where the group that is asked has shown itself, no depth is asked for any more
+    token, value = np.empty(_LANES, np.int32), np.empty(_LANES, np.float32)
+    spare, columns, nothing = np.zeros(4 * _LANES, np.float32), np.int32(n), np.float32(np.nan)
     for b in range(len(live)):
         k = live[b, 0]
-        if k != group:
-            if group >= 0:
-                _note(still, shows[group])
-            still[:], group = limit, k
         if whole[b]:
             landed[k] = True
-        if landed[k] and _behind(still, still, rect[b], n, front[b] - blocks[live[b, 1], 6]):
+        if landed[k] and _idle(limit, rect[b], n, front[b] - blocks[live[b, 1], 6], shows[k]):
             continue
         stop = block_rows[live[b, 1] + 1]
         for start in range(block_rows[live[b, 1]], stop, _LANES):
@@ -360,28 +369,23 @@ def pool_visible(
                 box,
             )
             landed[k] |= lands
-            for a in range(_LANES):
-                z, top, left, bottom, right = (
-                    fronts[a],
-                    box[a],
-                    box[2 * _LANES + a],
-                    box[_LANES + a],
-                    box[3 * _LANES + a],
-                )
-                aside = m * n + (a & (SPAN - 1))
-                for i in range(top, top + tall):
-                    for j in range(left, left + wide):
-                        token = i * n + j if (i < bottom) & (j < right) else aside
-                        still[token] = shown if z <= still[token] else still[token]
-    if group >= 0:
-        _note(still, shows[group])
+            for row in range(tall):
+                for column in range(wide):
+                    _tokens(box, fronts, row, column, columns, nothing, token, value)
+                    for a in range(_LANES):
+                        bit = np.uint64(value[a] <= limit[token[a]])  # NaN is not
+                        shows[k, token[a] >> 6] |= bit << np.uint64(token[a] & 63)
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
-def _note(still, shows):
-    for token in range(len(shows)):
-        shows[token] = still[token] < 0
+def _idle(limit, rect, n, depth, shows):
+    """Whether every token of `rect` is shown by the group already, or may show nothing as deep as `depth`."""
+    for row in range(rect[0], rect[1] + 1):
+        for token in range(row * n + rect[2], row * n + rect[3] + 1):
+            if depth <= limit[token] and not (shows[token >> 6] >> np.uint64(token & 63)) & np.uint64(1):
+                return False
+    return True
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)

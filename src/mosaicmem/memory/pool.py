@@ -77,8 +77,7 @@ class PatchPoints:
         cuts = np.searchsorted(sizes.cumsum(), np.arange(1, parts) * (total / parts)).tolist()
         ranges = list(itertools.pairwise([0, *cuts, len(groups)]))
         landed = np.zeros(len(groups), np.bool_)
-        shows = self.scratch("shows", (len(groups), -(-m * n // 64) * 64), np.bool_)
-        shows[:] = False
+        shows = np.zeros((len(groups), -(-m * n // 64)), np.uint64)
         zbufs = self.scratch("zbufs", (2, m * n + _pool_kernels.SPAN), np.float32)
         zbufs[:] = np.inf
         found: list[_Live] = [self._live(int(sizes[a:b].sum()), part) for part, (a, b) in enumerate(ranges)]
@@ -98,10 +97,10 @@ class PatchPoints:
         def visible(part: int) -> None:
             (first, last), blocks = ranges[part], found[part]
             arguments = (blocks.live, blocks.front, blocks.rect, blocks.whole, self.store.blocks.numpy(), limit)
-            _pool_kernels.pool_visible(*patches, *geometry, *arguments, landed[first:last], shows[first:last, : m * n])
+            _pool_kernels.pool_visible(*patches, *geometry, *arguments, landed[first:last], shows[first:last])
 
         for_each(visible, parts, worth=parts > 1)
-        return np.packbits(shows, axis=1, bitorder="little").view(np.uint64), landed
+        return shows, landed
 
     def _patches(self) -> tuple[Array, Array, Array]:
         store = self.store
