@@ -22,9 +22,10 @@ from textual.widgets import DataTable, Input, ProgressBar, RichLog, Static
 
 from mosaicmem.apps.cli import tui
 from mosaicmem.apps.tui import bench, keys
-from mosaicmem.apps.tui.app import SPEED, TURN, Begun, Terminal
+from mosaicmem.apps.tui.app import SPEED, TURN, Terminal
 from mosaicmem.apps.tui.dialogs import EditDialog, Help, Pick
 from mosaicmem.apps.tui.feed import Facts
+from mosaicmem.apps.tui.link import Begun
 from mosaicmem.apps.tui.questions import parse_edit
 from mosaicmem.apps.tui.widgets import CloudView, PictureView
 from mosaicmem.errors import ConfigError, InputError
@@ -55,7 +56,7 @@ async def press(pilot: Pilot[None], *names: str) -> None:
     assert isinstance(app, Terminal)
     for name in names:
         await pilot.press(name)
-        await until(pilot, lambda: not app._flying)
+        await until(pilot, lambda: not app.flying)
 
 
 def play(
@@ -302,12 +303,12 @@ def test_pause_holds_back_and_a_held_key_runs_no_further_ahead(tmp_path) -> None
         await until(pilot, lambda: app.seen.status is not None and app.seen.status.paused)
         for _ in range(6):
             await pilot.press("w")
-        assert len(app._flying) == 2
+        assert len(app.flying) == 2
         await pilot.press("n")
         await until(pilot, lambda: facts(app).frame == first + 1)
         await pilot.press("p")
         await until(pilot, lambda: facts(app).frame == first + 2)
-        assert not app._flying and len(app.seen.latencies) == 2
+        assert not app.flying and len(app.seen.latencies) == 2
 
     play(tmp_path / "w.mosaic", script)
 
@@ -321,14 +322,14 @@ def test_a_recording_plays_and_is_taken_over(tmp_path) -> None:
     reference.world.close()
 
     async def script(app: Terminal, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app._replaying)
+        await until(pilot, lambda: app.replaying)
         await pilot.press("w")
-        assert not app._flying, "a recording drives"
+        assert not app.flying, "a recording drives"
         await until(pilot, lambda: len(app.seen.steps) > 2)
         await pilot.press("T")
-        await until(pilot, lambda: not app._replaying)
+        await until(pilot, lambda: not app.replaying)
         await press(pilot, "w")
-        await until(pilot, lambda: "0 differently" in text_of(app, "#stats"))
+        await until(pilot, lambda: ", 0 different" in text_of(app, "#stats"))
 
     w = play(tmp_path / "w.mosaic", script, LARGE, Recording({}, lines))
     assert w.frame < reference.frame + 1

@@ -41,7 +41,8 @@ def run(args: Args, session: Session) -> Result:
         raise ConfigError(
             "the terminal interface needs a terminal to draw on; 'mosaicmem explore' opens a page instead"
         )
-    from mosaicmem.apps.tui.app import Begun, Terminal
+    from mosaicmem.apps.tui.app import Terminal
+    from mosaicmem.apps.tui.link import Begun
 
     with contextlib.ExitStack() as stack:
         found: list[LiveStart] = []

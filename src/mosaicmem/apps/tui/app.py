@@ -6,16 +6,13 @@ import asyncio
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, TypeVar, cast
+from typing import ClassVar
 
 from rich.text import Text
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import DataTable, RichLog, Static, TabbedContent, TabPane, Tabs
@@ -23,18 +20,16 @@ from textual.widgets import DataTable, RichLog, Static, TabbedContent, TabPane, 
 from mosaicmem.apps.tui import keys, questions
 from mosaicmem.apps.tui.bench import Bench
 from mosaicmem.apps.tui.dialogs import Ask, EditDialog, Help, Pick
-from mosaicmem.apps.tui.feed import ME, Feed
-from mosaicmem.apps.tui.panes import Benchmark, Coverage, MemoryOps, Pipeline, Seen
+from mosaicmem.apps.tui.drawing import Picture
+from mosaicmem.apps.tui.feed import News
+from mosaicmem.apps.tui.link import Begun, Link
+from mosaicmem.apps.tui.panes import Benchmark, Coverage, MemoryOps, Pipeline
 from mosaicmem.apps.tui.style import CSS
 from mosaicmem.apps.tui.widgets import CloudView, PictureView
-from mosaicmem.errors import ConfigError, MosaicMemError
+from mosaicmem.errors import MosaicMemError
 from mosaicmem.generation.backend import ROOMS
 from mosaicmem.live.commands import Choice, Command, Edit, Jump, Load, Memory, Move, Redo, Save, Say, Undo
-from mosaicmem.live.player import Player
-from mosaicmem.live.session import Session
-from mosaicmem.live.walk import Walk
 
-Answer = TypeVar("Answer")
 SPEED, TURN, TILT = 0.022, 2.3, 1.6
 """A frame: shares of the scene's scale, degrees; as on the page of `explore`."""
 FLYING = 2
@@ -43,21 +38,7 @@ PACE = 1 / 12
 """Seconds between the frames of one step."""
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A session that may start, what plays into it, and what stands in the title."""
-
-    session: Session
-    player: Player | None
-    source: str
-    model: str
-
-
-class Fresh(Message):
-    """There is news."""
-
-
-class Terminal(App[None]):
+class Terminal(Link):
     """The interface over a session that begins in the background.
 
     Args:
@@ -78,15 +59,9 @@ class Terminal(App[None]):
     ]
 
     def __init__(self, begin: Callable[[Callable[[str], None]], Begun], command: str) -> None:
-        super().__init__()
-        self.begun: Begun | None = None
-        self.failure: BaseException | None = None
-        self.beginning = threading.Thread(target=self._begin, args=(begin,), name="mosaicmem-begin", daemon=True)
-        self.seen = Seen()
+        super().__init__(begin)
         self._command = command
-        self._feed: Feed | None = None
-        self._flying: dict[int, float] = {}  # when what was sent was sent, by number
-        self._playing: list = []
+        self._playing: list[Picture] = []
         self._saved: dict[int, object] = {}
         self._bench = Bench()
 
@@ -141,66 +116,20 @@ class Terminal(App[None]):
         """A line in the log."""
         self.query_one(RichLog).write(Text(text))
 
-    # ------------------------------------------------------------------ beginning, and what is new
+    # ------------------------------------------------------------------ what is new
 
-    def _begin(self, begin: Callable[[Callable[[str], None]], Begun]) -> None:
-        def tell(text: str) -> None:
-            with contextlib.suppress(RuntimeError):  # the interface has gone
-                self.call_from_thread(self.said, text)
-
-        try:
-            self.begun = begin(tell)
-        except BaseException as error:
-            self.failure = error
-        self.post_message(Fresh())
-
-    def on_fresh(self) -> None:
-        """Take what is new and hand it round."""
-        if self.failure is not None:
-            self.exit()
-            return
-        if self._feed is None:
-            self._start()
-        if self._feed is None:
-            return
-        news = self._feed.take()
-        self.seen.add(news)
-        for receipt in news.receipts:
-            if receipt.sender == ME and receipt.state != "applied":
-                self._flying.pop(receipt.seq, None)
-                self.notify(receipt.said, severity="warning", markup=False)
-        for step in news.steps:
-            if (sent := self._flying.pop(step.seq, None)) is not None:
-                self.seen.latencies.append(time.perf_counter() - sent)
+    def shown(self, news: News) -> None:
+        """Hand it round."""
         if news.pictures is not None:
             self._playing = list(news.pictures)
             self._play()
         player = None if self.begun is None else self.begun.player
         if player is not None:
-            equal = f"{player.same} replayed bit for bit, {player.different} differently"
-            self.seen.replay = f"{'PLAYING ' if self._replaying else ''}{equal}"
-        for pane in self.query(Pipeline):
-            pane.told(news, self.seen)
-        for pane in self.query(Coverage):
-            pane.told(news, self.seen)
-        for pane in self.query(Benchmark):
-            pane.told(news, self.seen)
-        for pane in self.query(MemoryOps):
-            pane.told(news, self.seen)
+            equal = f"{player.same} same, {player.different} different"
+            self.seen.replay = f"{'PLAYING ' if self.replaying else 'replayed '}{equal}"
+        for kind in (Pipeline, Coverage, Benchmark, MemoryOps):
+            self.query_one(kind).told(news, self.seen)
         self._head()
-
-    def _start(self) -> None:
-        begun = self.begun
-        if begun is None:
-            return
-        begun.session.start()
-        self._feed = Feed(begun.session, self._wake)
-        if begun.player is not None:
-            begun.player.start()
-        self.said(begun.source)
-
-    def _wake(self) -> None:
-        self.post_message(Fresh())
 
     def _play(self) -> None:
         if self._playing:
@@ -223,61 +152,12 @@ class Terminal(App[None]):
         self.call_after_refresh(lambda: self.query_one(Pipeline).drawn(self.seen))
         self.call_after_refresh(lambda: self.query_one(Benchmark).drawn(self.seen))
 
-    # ------------------------------------------------------------------ talking to the session
-
-    @property
-    def _replaying(self) -> bool:
-        return self.seen.status is not None and self.seen.status.replaying
-
-    def send(self, command: Command) -> None:
-        """Give the session a command, unless a recording is playing."""
-        if self.begun is None:
-            return
-        if self._replaying:
-            self.notify("a recording is playing; Shift+T stops it", severity="warning")
-            return
-        receipt = self.begun.session.submit(command, ME)
-        if receipt.state == "received":
-            self._flying[receipt.seq] = time.perf_counter()
-        else:
-            self.notify(receipt.said, severity="warning", markup=False)
-
-    async def ask(self, question: Callable[[Walk], Answer]) -> Answer:
-        """Have something read from the walk, on its thread.
-
-        Raises:
-            MosaicMemError: whatever the question raises, or that the session is too busy.
-        """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
-
-        def settle(answer: Answer | None, error: Exception | None) -> None:
-            if future.done():  # nobody waits any more
-                return
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(cast(Answer, answer))
-
-        def on_its_thread(walk: Walk) -> None:
-            answer, failure = None, None
-            try:
-                answer = question(walk)
-            except Exception as error:
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the interface has gone
-                loop.call_soon_threadsafe(settle, answer, failure)
-
-        if self.begun is None or not self.begun.session.ask(on_its_thread):
-            raise ConfigError("too much is waiting; try again in a moment")
-        return await future
-
     # ------------------------------------------------------------------ walking
 
     def action_walk(self, way: str, amount: int) -> None:
         """One step, unless enough are under way."""
         facts = self.seen.facts
-        if facts is None or len(self._flying) >= FLYING:
+        if facts is None or len(self.flying) >= FLYING:
             return
         frames, scale = facts.about["frames"], facts.about["scale"]
         size = {"forward": SPEED * scale, "right": SPEED * scale, "yaw": TURN, "tilt": TILT}.get(way, 0.0)
