@@ -279,13 +279,15 @@ def test_words_and_memory_reach_a_generator_and_are_refused_without_one(tmp_path
 
 def test_coverage_is_listed_looked_at_and_measured_anew(tmp_path) -> None:
     async def script(app: Terminal, pilot: Pilot[None]) -> None:
-        first = facts(app).frame
+        first, picture = facts(app).frame, app.query_one("#frame", PictureView).picture
         await press(pilot, "w", "left", "2")
         table = app.query_one("#shares", DataTable)
         assert [row.value for row in table.rows] == [str(first + i) for i in range(3)]
         await press(pilot, "up", "up")
         await until(pilot, lambda: f"frame {first}:" in text_of(app, "#why"))
         assert "chosen" in text_of(app, "#why")
+        back = app.query_one("#back", PictureView).picture
+        assert back is not None and picture is not None and (back == picture).all(), "as it was seen from there"
         await pilot.press("r")
         await until(pilot, lambda: str(table.get_row(str(first + 2))[3]).endswith("%"))
         assert [table.get_row(key)[2] for key in table.rows] == [table.get_row(key)[3] for key in table.rows]
