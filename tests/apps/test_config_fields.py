@@ -52,6 +52,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
     "generation.memory_mb": (WALK, 0.0, ()),
     "sampling.steps": (WALK, 2, ()),
     "sampling.guidance": (WALK, 2.0, ()),
+    "sampling.event_guidance": (WALK, 1.0, ("--event=4:the light goes out",)),
     "sampling.shift": (WALK, 1.0, ()),
     "sampling.method": (WALK, "euler", ()),
     "sampling.use_cameras": (WALK, False, ()),

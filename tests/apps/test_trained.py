@@ -83,6 +83,7 @@ def test_an_image_a_path_and_words_are_enough(walk, walk_anew, recording):
         ("--retrieval.max-tokens", 1),
         ("--prompt", "two rooms."),
         ("--event", "4:the light goes out"),
+        ("--event", "4:the light goes out", "--event-guidance", 1.0),
     ],
     ids=lambda more: " ".join(map(str, more)),
 )

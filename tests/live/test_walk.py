@@ -265,8 +265,9 @@ def test_words_add_up_and_are_taken_back_and_memory_can_be_switched_off(tmp_path
         w.do(Say("the light goes out"))
         w.do(Say("the ball turns blue."))
         assert w.state.prompt == "a room. the light goes out. the ball turns blue."
+        assert w.state.avoid == "a room.", "guidance leads away from nothing happening"
         w.do(Say(""))
-        assert w.state.prompt == "a room."
+        assert (w.state.prompt, w.state.avoid) == ("a room.", "")
         w.do(Move(yaw=8.0))
         with_memory = shown(w)
         w.do(Move(yaw=-8.0))

@@ -95,7 +95,7 @@ class Walk:
         self._edit_before = self._newest_edit()
         # the frame one begins with is being looked at: the first step leads on from it
         kept = self._kept(PatchStore.empty(), self.state.store)
-        self.state = replace(self.state, store=kept, anchor_pending=False, prompt=self._prompt(self.said))
+        self.state = replace(self._told(self.said), store=kept, anchor_pending=False)
         self.poses[self.frame] = self.state.camera.c2w[0]
 
     @property
@@ -218,7 +218,7 @@ class Walk:
             raise ConfigError("nothing is generated here, so that nothing can happen")
         said = [*self.said, text.strip()][-MAX_SAID:] if text.strip() else []
         self.said = said
-        self.state = replace(self.state, prompt=self._prompt(said))
+        self.state = self._told(said)
         return self.look(f"from now on: {self.state.prompt}")
 
     # ------------------------------------------------------------------ edits
@@ -325,8 +325,9 @@ class Walk:
         while len(self.poses) > MAX_POSES:
             self.poses.pop(next(iter(self.poses)))
 
-    def _prompt(self, said: list[str]) -> str:
-        return Script(self.caption, tuple(Cue(i, words) for i, words in enumerate(said))).prompt(len(said))
+    def _told(self, said: list[str]) -> RolloutState:
+        script = Script(self.caption, tuple(Cue(i, words) for i, words in enumerate(said)))
+        return replace(self.state, prompt=script.prompt(len(said)), avoid=self.caption if said else "")
 
     def _newest_edit(self) -> str | None:
         if self.world.head.head is None:

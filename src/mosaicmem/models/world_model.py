@@ -26,8 +26,10 @@ class SamplingConfig:
 
     Attributes:
         steps: Evaluations a window.
-        guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it, away from that to
-            `WindowRequest.avoid` or, if that is empty, to no text, at twice the cost.
+        guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it, away from that to no text,
+            at twice the cost.
+        event_guidance: The same where something happens: away from what would be said if it did not
+            (`WindowRequest.avoid`).
         shift: More of the steps at high noise for values above 1.
         method: `euler` or `multistep`.
         use_cameras: Whether attention carries cameras (PRoPE).
@@ -35,13 +37,14 @@ class SamplingConfig:
 
     steps: int = 3
     guidance: float = 1.0
+    event_guidance: float = 3.0
     shift: float = 5.0
     method: SamplerName = "multistep"
     use_cameras: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.shift <= 0 or self.guidance < 0:
-            raise ConfigError(f"steps = {self.steps}, guidance = {self.guidance}, shift = {self.shift}: out of range")
+        if self.steps < 1 or self.shift <= 0 or min(self.guidance, self.event_guidance) < 0:
+            raise ConfigError(f"{self}: out of range")
 
 
 class WorldNetwork(nn.Module):
@@ -152,7 +155,8 @@ class WorldModel:
             else None
         )
         texts = [self.network.text.encode([request.prompt])]
-        if self.sampling.guidance != 1 and request.prompt:
+        weight = self.sampling.event_guidance if request.avoid else self.sampling.guidance
+        if weight != 1 and request.prompt:
             texts.append(self.network.text.encode([request.avoid]) if request.avoid else torch.zeros_like(texts[0]))
         before = None if past is None else past.latents[None].float()
 
@@ -165,7 +169,7 @@ class WorldModel:
                 answers.append(x0_from(out, x, sigma, self.network.config.prediction))
             if len(answers) == 1:
                 return answers[0]
-            return answers[1] + self.sampling.guidance * (answers[0] - answers[1])
+            return answers[1] + weight * (answers[0] - answers[1])
 
         noise = request.noise.transpose(0, 1)[None].float()
         levels = sigmas(self.sampling.steps, self.sampling.shift)

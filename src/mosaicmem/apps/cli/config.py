@@ -130,6 +130,7 @@ class Sampling(SamplingConfig):
     Attributes:
         steps: Evaluations a window.
         guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it at twice the cost.
+        event_guidance: The same where something happens: more of it than the words alone would give.
         shift: More of the steps at high noise for values above 1.
         method: `euler` or `multistep`.
         use_cameras: Whether attention carries cameras (PRoPE).
