@@ -132,9 +132,13 @@ def test_guidance_is_a_line_through_the_answers_with_and_without_text():
     assert differs(further, beyond) and differs(further, plain)
     # it costs a second evaluation, and only where there is text to follow
     assert len(evaluations(world(steps=3), whole)) == 3
-    assert len(evaluations(world(steps=3, guidance=2.0), whole)) == 6
+    assert len(evaluations(world(steps=3, guidance=2.0), whole)) == 4, "at the highest noise"
+    assert len(evaluations(world(steps=3, guidance=2.0, guided_above=0.0), whole)) == 6
     assert len(evaluations(world(steps=3, guidance=2.0), replace(whole, prompt=""))) == 3
-    assert len(evaluations(world(steps=3), away)) == 6
+    assert len(evaluations(world(steps=3), away)) == 4
+    assert differs(
+        world(steps=3, guidance=2.0, guided_above=0.0).generate(whole), world(steps=3, guidance=2.0).generate(whole)
+    )
 
 
 def test_the_anchor_is_clean_and_stays():
@@ -212,7 +216,9 @@ def test_cameras_of_the_past_are_a_row_in_front():
     assert torch.equal(found.P[0, 0], make_cameras(before.viewmats[None, None], before.Ks[None, None], SIZE).P[0, 0])
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"shift": 0.0}, {"guidance": -1.0}, {"event_guidance": -1.0}])
+@pytest.mark.parametrize(
+    "values", [{"steps": 0}, {"shift": 0.0}, {"guidance": -1.0}, {"event_guidance": -1.0}, {"guided_above": 1.0}]
+)
 def test_settings_out_of_range_are_refused(values):
     with pytest.raises(ConfigError, match="out of range"):
         SamplingConfig(**values)
