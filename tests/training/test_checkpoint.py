@@ -16,6 +16,7 @@ from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.checkpoint import load_world, read_header
 from mosaicmem.training.checkpoint import (
     FORMAT,
+    between,
     copy_weights,
     export_weights,
     load_checkpoint,
@@ -136,3 +137,22 @@ def test_weights_from_before_subframes_begin_a_training_that_reads_them(run, tmp
     write_weights(tmp_path / "less.safetensors", weights, {"format": FORMAT})
     with pytest.raises(ConfigError, match="another network"):
         start_from(tmp_path / "less.safetensors", module)
+
+
+def test_weights_between_two_are_their_weighted_mean(run, tmp_path):
+    first = export_weights(run, tmp_path / "first.safetensors")
+    old = {k: torch.full_like(v, 2.0) for k, v in load_file(first).items()}
+    write_weights(tmp_path / "old.safetensors", old, {"format": FORMAT, "step": 7})
+    mixed = between(first, tmp_path / "old.safetensors", 0.75, tmp_path / "mixed.safetensors")
+    for name, value in load_file(mixed).items():
+        expected = 0.75 * load_file(first)[name].float() + 0.5
+        torch.testing.assert_close(value.float(), expected, rtol=2e-3, atol=1e-4)
+    assert read_header(mixed)["between"]["other"]["step"] == 7 and read_header(mixed)["between"]["share"] == 0.75
+    late = {**load_file(first), "transformer.age_embedding.weight": torch.ones(2, 2)}
+    write_weights(tmp_path / "late.safetensors", late, {"format": FORMAT})
+    grown = between(tmp_path / "late.safetensors", first, 0.25, tmp_path / "grown.safetensors")
+    assert torch.equal(load_file(grown)["transformer.age_embedding.weight"], torch.full((2, 2), 0.25))
+    with pytest.raises(ConfigError, match="another network"):
+        between(first, tmp_path / "late.safetensors", 0.5, tmp_path / "no.safetensors")
+    with pytest.raises(ConfigError, match="expected 0 to 1"):
+        between(first, first, 1.5, tmp_path / "no.safetensors")

@@ -13,7 +13,7 @@ from mosaicmem.apps.cli import train_data, train_fit
 from mosaicmem.apps.cli.main import main
 from mosaicmem.apps.cli.train import PARTS
 from mosaicmem.generation.backend import load_models
-from mosaicmem.models.checkpoint import load_depth, load_vae, load_world
+from mosaicmem.models.checkpoint import load_depth, load_vae, load_world, read_header
 from mosaicmem.training.cache import HELD_FOLDER, ClipCache, write_clip
 from mosaicmem.training.loop import Progress, TrainConfig
 from mosaicmem.worlds.builder import make_scene
@@ -85,6 +85,9 @@ def test_from_nothing_to_a_model(run, data, tmp_path):
     vae, depth, model = load_vae(vae), load_depth(depth), load_world(model)
     assert vae.kernel is not None  # fitted by `encode`, and exported
     assert depth.name == model.name == "micro"
+    mixed = ("--world", tmp_path / "world", "--between", tmp_path / "model" / "world.safetensors")
+    assert fine("export --share 0.3", *mixed, "--out", tmp_path / "mixed")["parts"].keys() == {"world"}
+    assert read_header(tmp_path / "mixed" / "world.safetensors")["between"]["share"] == 0.3
     more = ("--start-from", tmp_path / "model" / "world.safetensors", "--out", tmp_path / "more")
     assert fine(f"world {WORLD} --steps 1", "--latents", tmp_path / "latents", *more)["step"] == 1
     gain = torch.tensor(coded["gain"])
@@ -133,6 +136,7 @@ def test_what_is_missing_is_named_with_what_makes_it(run, data, tmp_path):
         ("encode --vae x", ("--data", data), "--out"),
         ("encode --vae x", ("--data", data, "--out", tmp_path / "a"), "checkpoint.safetensors"),
         ("export", ("--out", tmp_path / "a"), "nothing to export"),
+        ("export", ("--between", tmp_path, "--depth", tmp_path, "--out", tmp_path / "a"), "Give --world too"),
         ("data --seeds 5", (), "first:end"),
         ("data --seeds 900000:900001", ("--out", tmp_path / "a"), "held out"),
         ("data --held-out -1", (), "--held-out"),

@@ -126,6 +126,31 @@ def start_from(path: Path, module: nn.Module) -> None:
         raise ConfigError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
 
 
+def between(source: Path, other: Path, share: float, out: Path) -> Path:
+    """Exported weights that lie between two: `share` of the first, the rest of the other, number by number.
+
+    What fine-tuning gained is mostly kept so, and what it lost comes back (Wortsman et al. 2022, "Robust fine-tuning").
+    What `other` is too old to have counts as 0 there, which is how it begins.
+
+    Raises:
+        ConfigError: if `share` is not in [0, 1], or the two are not of one network.
+    """
+    if not 0 <= share <= 1:
+        raise ConfigError(f"a share of {share}: expected 0 to 1")
+    header, weights = _read(source)
+    theirs_header, theirs = _read(other)
+    lacks = {k for k in weights.keys() - theirs.keys() if not any(name in k for name in LATE)}
+    unlike = [k for k in weights.keys() & theirs.keys() if weights[k].shape != theirs[k].shape]
+    if lacks or unlike or theirs.keys() - weights.keys():
+        raise ConfigError(f"{other}: weights of another network than {source}")
+    mixed = {
+        k: (share * v.float() + (1 - share) * theirs.get(k, torch.zeros_like(v)).float()).to(v.dtype)
+        for k, v in weights.items()
+    }
+    about = {"share": share, "other": {k: theirs_header.get(k) for k in ("task", "step", "provenance")}}
+    return write_weights(out, mixed, {**header, "between": about})
+
+
 def provenance() -> dict[str, str]:
     """What made a checkpoint."""
     return {"mosaicmem": version("mosaicmem"), "torch": torch.__version__, "python": platform.python_version()}

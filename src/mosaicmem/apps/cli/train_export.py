@@ -19,7 +19,7 @@ from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError
 from mosaicmem.models.checkpoint import load_depth, load_refiner, load_vae, load_world, read_header
 from mosaicmem.models.presets import PARTS, Part, weights_file
-from mosaicmem.training.checkpoint import copy_weights
+from mosaicmem.training.checkpoint import between, copy_weights
 from mosaicmem.training.encode import weights_of
 
 EXAMPLE = "mosaicmem train export --vae latents --depth runs/depth --world runs/world --out model"
@@ -39,6 +39,10 @@ class Args(Common):
     """Training of the world model, or its exported weights."""
     refiner: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Training of the refiner, or its exported weights."""
+    between: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Other exported weights of the world model, such as those it went on from: what comes out lies between the two."""
+    share: float = 0.5
+    """Share of --world in that; the rest is of --between."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: that of the file)")] = None
     """What results call these networks."""
 
@@ -48,12 +52,17 @@ def run(args: Args, session: Session) -> Result:
     given: dict[Part, Path] = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
     if not given:
         raise ConfigError("train export: nothing to export; give --vae, --depth, --world or --refiner")
+    if args.between is not None and args.world is None:
+        raise ConfigError("train export --between: between it and what? Give --world too")
     about: dict[str, Any] = {}
     with session.folder(inputs=list(given.values())) as out, tempfile.TemporaryDirectory() as scratch:
         for part, source in given.items():
             file = weights_file(out, part)
             extra = {} if args.name is None else {"name": args.name}
-            copy_weights(weights_of(source, part, Path(scratch)), file, extra)
+            weights = weights_of(source, part, Path(scratch))
+            if part == "world" and args.between is not None:
+                weights = between(weights, args.between, args.share, Path(scratch) / "between.safetensors")
+            copy_weights(weights, file, extra)
             network = _LOADERS[part](file)
             if part == "vae" and bool((network.std == 1).all()):  # pyright: ignore
                 raise ConfigError(
