@@ -323,6 +323,7 @@ def test_a_generator_that_reads_every_frame_is_shown_every_frame(vae):
     by_hand = assemble(
         state.store, reference, first_latent=1, subframes=earlier, times=times, kernel=vae.kernel, tau=config.tau
     )
+    assert by_hand.age is not None
     assert set(by_hand.age.tolist()) == {float(np.float32(frame / state.fps)) for frame in (4, 8)}
     assert len(by_hand) > 50 and without.tokens.subframes is None
     for f in fields(by_hand):
