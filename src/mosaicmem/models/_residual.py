@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import nn
 
-from mosaicmem._shapes import Float
+from mosaicmem._shapes import Float, Tensor
 
 
 class ResidualBlock(nn.Module):

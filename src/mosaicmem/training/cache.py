@@ -152,12 +152,13 @@ def render_clip(seed: int, size: int = 128, frames: int | None = None) -> Clip:
     return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, episode.caption, text, frame, moving)
 
 
-def render_twins(clip: Clip, seed: int, count: int) -> list[Clip]:
+def render_twins(clip: Clip, seed: int, count: int, frames: int | None = None) -> list[Clip]:
     """What else could have happened in a rendered clip with an event: up to `count` others of its kind, drawn by seed.
 
-    Called `SEED-1`, `SEED-2` ...; everything before the event is the same, and so is depth.
+    Called `SEED-1`, `SEED-2` ...; everything before the event is the same, and so is depth. `seed` and `frames` are those
+    that the clip was rendered with: the same length, asked for, may be another path.
     """
-    episode = make_episode(seed, size=clip.rgb.shape[-1], frames=len(clip))
+    episode = make_episode(seed, size=clip.rgb.shape[-1], frames=frames)
     noun = clip.event.split()[1]
     others = [text for text in events_of(episode.scene) if text.split()[1] == noun and text != clip.event]
     chosen = random.Random(seed).sample(others, min(count, len(others)))  # noqa: S311 - pictures, not secrets
@@ -244,7 +245,7 @@ def _render_to(
         if happens is None or event not in happens.text.split():
             return seed
     clip = render_clip(seed, size, frames)
-    for twin in render_twins(clip, seed, twins) if twins and clip.event else ():
+    for twin in render_twins(clip, seed, twins, frames) if twins and clip.event else ():
         write_clip(folder / f"{twin.name}.safetensors", twin)
     write_clip(folder / f"{seed}.safetensors", clip)  # last: it says that all are there
     return seed
