@@ -155,8 +155,8 @@ def render_clip(seed: int, size: int = 128, frames: int | None = None) -> Clip:
 def render_twins(clip: Clip, seed: int, count: int, frames: int | None = None) -> list[Clip]:
     """What else could have happened in a rendered clip with an event: up to `count` others of its kind, drawn by seed.
 
-    Called `SEED-1`, `SEED-2` ...; everything before the event is the same, and so is depth. `seed` and `frames` are those
-    that the clip was rendered with: the same length, asked for, may be another path.
+    Called `SEED-1`, `SEED-2` ...; everything before the event is the same, and so is depth. `seed` and `frames` are
+    those that the clip was rendered with: the same length, asked for, may be another path.
     """
     episode = make_episode(seed, size=clip.rgb.shape[-1], frames=frames)
     noun = clip.event.split()[1]
