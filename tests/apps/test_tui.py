@@ -72,7 +72,7 @@ def play(
 
     def begin(tell: Callable[[str], None]) -> Begun:
         tell("a remark")
-        player = None if recording is None else Player(session, recording, longest_gap=0.0)
+        player = None if recording is None else Player(session, recording, longest_gap=PATIENCE)
         return Begun(session, player, "a small room", "synthetic")
 
     async def run() -> Terminal:
@@ -318,23 +318,23 @@ def test_pause_holds_back_and_a_held_key_runs_no_further_ahead(tmp_path) -> None
 def test_a_recording_plays_and_is_taken_over(tmp_path) -> None:
     reference = walk(tmp_path / "a.mosaic", generates=False)
     moves = [Move(yaw=3.0), Move(forward=0.05)]
-    lines = tuple(
-        Recorded(0.0, move, reference.do(move).digest(reference.state.store)) for move in (*moves, *[Move()] * 30)
-    )
+    lines = tuple(Recorded(0.0, move, reference.do(move).digest(reference.state.store)) for move in (*moves, Move()))
+    never = Recorded(PATIENCE, Move(), "")
     reference.world.close()
 
     async def script(app: Terminal, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.replaying)
         await pilot.press("w")
         assert not app.flying, "a recording drives"
-        await until(pilot, lambda: len(app.seen.steps) > 2)
+        await until(pilot, lambda: facts(app).frame == reference.frame)
+        assert app.replaying, "it waits for the next command of the recording"
         await pilot.press("T")
         await until(pilot, lambda: not app.replaying)
         await press(pilot, "w")
-        await until(pilot, lambda: ", 0 different" in text_of(app, "#stats"))
+        await until(pilot, lambda: f"{len(lines)} same, 0 different" in text_of(app, "#stats"))
 
-    w = play(tmp_path / "w.mosaic", script, LARGE, Recording({}, lines))
-    assert w.frame < reference.frame + 1
+    w = play(tmp_path / "w.mosaic", script, LARGE, Recording({}, (*lines, never)))
+    assert w.frame == reference.frame + 1
 
 
 def test_the_memory_benchmark_reports_and_is_stopped(tmp_path, monkeypatch) -> None:

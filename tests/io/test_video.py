@@ -44,6 +44,19 @@ def test_equal_frames_give_equal_bytes_and_the_index_comes_first(tmp_path):
     assert data.index(b"moov") < data.index(b"mdat")
 
 
+def test_equal_frames_give_equal_bytes_whatever_lay_in_memory_before(tmp_path):
+    """An encoder that reads memory it has not written shows where a side is no multiple of 16."""
+    noise = np.random.default_rng(0)
+    clip = noise.integers(0, 30, (7, 102, 240, 3), dtype=np.uint8) + np.arange(7, dtype=np.uint8)[:, None, None, None]
+    seen = set()
+    for _ in range(40):
+        litter = [np.full(int(size), size % 251, np.uint8) for size in noise.integers(1_000, 400_000, 20)]
+        del litter
+        write_video(tmp_path / "a.mp4", clip, overwrite=True)
+        seen.add((tmp_path / "a.mp4").read_bytes())
+    assert len(seen) == 1
+
+
 def test_an_existing_video_is_kept(tmp_path):
     path = tmp_path / "clip.mp4"
     write_video(path, _clip())
