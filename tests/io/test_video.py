@@ -47,7 +47,8 @@ def test_equal_frames_give_equal_bytes_and_the_index_comes_first(tmp_path):
 def test_equal_frames_give_equal_bytes_whatever_lay_in_memory_before(tmp_path):
     """An encoder that reads memory it has not written shows where a side is no multiple of 16."""
     noise = np.random.default_rng(0)
-    clip = noise.integers(0, 30, (7, 102, 240, 3), dtype=np.uint8) + np.arange(7, dtype=np.uint8)[:, None, None, None]
+    slope = 3 * np.add.outer(np.arange(102), np.arange(240))[None, ..., None] + 5 * np.arange(7)[:, None, None, None]
+    clip = (slope + noise.integers(0, 30, (7, 102, 240, 3))).astype(np.uint8)
     seen = set()
     for _ in range(40):
         litter = [np.full(int(size), size % 251, np.uint8) for size in noise.integers(1_000, 400_000, 20)]
