@@ -134,6 +134,8 @@ def tabs(program: str, count: int) -> Iterator[list[Page]]:
             *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars"),
             *("--disable-renderer-backgrounding", "--disable-background-timer-throttling"),
             *("--disable-backgrounding-occluded-windows", "--no-proxy-server", "--disable-extensions"),
+            # a mouse, as on a desk; nothing tells a headless browser that there is one
+            "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
             *(f"--user-data-dir={profile}", "about:blank"),
         ]
         process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

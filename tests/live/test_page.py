@@ -45,3 +45,33 @@ def test_every_element_that_the_modules_speak_of_is_on_the_page() -> None:
 def test_the_files_of_the_page_are_small() -> None:
     """One page of text each; the vendored library is what it is."""
     assert sum(path.stat().st_size for path in STATIC.glob("*.*")) < 120_000
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `#rrggbb` (WCAG 2.2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: str, b: str) -> float:
+    """Contrast of two colours (WCAG 2.2): 1 to 21."""
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_can_be_read_in_light_and_in_dark() -> None:
+    assert contrast("#000000", "#ffffff") == 21
+    assert contrast("#777777", "#ffffff") < 4.5 < contrast("#767676", "#ffffff"), "as everybody's example has it"
+    style = (STATIC / "style.css").read_text(encoding="utf-8")
+    palettes = [
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)
+    ]
+    assert len(palettes) == 2, "one for light, one for dark"
+    for palette in palettes:
+        for text, ground in [
+            *((text, ground) for text in ("ink", "faint", "bad") for ground in ("paper", "card")),
+            ("paper", "bad"),
+            ("on-accent", "accent"),
+        ]:
+            assert contrast(palette[text], palette[ground]) >= 4.5, (text, ground)

@@ -108,6 +108,7 @@ def test_a_viewer_is_told_everything_and_then_what_is_new(server: Served) -> Non
         client = Client(socket)
         hello = client.until(type="hello")
         assert (hello["width"], hello["height"], hello["frames"], hello["generates"]) == (SIZE, SIZE, 1, False)
+        assert hello["kept"] and hello["unit"] == "", "nothing says how long a unit of this world is"
         patches = client.until(type="patches")
         count = sum(group["count"] for group in patches["groups"])
         assert patches["reset"] and count == patches["total"] == server.walk.state.store.num_patches

@@ -15,7 +15,7 @@ from mosaicmem.geometry.se3 import transform_points
 from mosaicmem.io.world import WorldFile, verify
 from mosaicmem.live.commands import Edit, Jump, Load, Memory, Move, Redo, Save, Say, Undo, parse, parse_choice
 from mosaicmem.live.steps import STEEPEST, path_of
-from mosaicmem.live.walk import Walk
+from mosaicmem.live.walk import Walk, describe
 from mosaicmem.memory import editing
 
 ERASE = Edit("erase", parse_choice(THING))
@@ -368,3 +368,11 @@ def test_what_is_no_command_is_refused_in_words(raw) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(raw)
     assert 10 < len(str(caught.value)) < 400
+
+
+def test_lengths_have_a_unit_where_the_file_knows_it(tmp_path) -> None:
+    w = walk(tmp_path / "w.mosaic")
+    with w.world:
+        for metric, unit in ((None, ""), (False, ""), (True, "m")):
+            w.world.describe({**w.world.meta, "metric": metric})
+            assert describe(w)["unit"] == unit

@@ -90,10 +90,15 @@ class Mailbox:
 
 
 class Broadcast:
-    """Watches a session and fills mailboxes. Everything that reads the walk runs on the session's thread."""
+    """Watches a session and fills mailboxes. Everything that reads the walk runs on the session's thread.
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    Args:
+        session: What is watched.
+        kept: Whether the world file outlives the walk; viewers are told.
+    """
+
+    def __init__(self, session: Session, kept: bool = True) -> None:
+        self.session, self.kept = session, kept
         self._boxes: list[Mailbox] = []
         self._lock = threading.Lock()
         self._feed = PatchFeed()
@@ -207,7 +212,7 @@ class Broadcast:
             [number, round(self._shares.get(number, 0.0), 3), *(round(x, 5) for x in pose.flatten().tolist())]
             for number, pose in list(walk.poses.items())[-4000:]
         ]
-        box.text(protocol.text("hello", **describe(walk), path=path, you=box.number))
+        box.text(protocol.text("hello", **describe(walk), kept=self.kept, path=path, you=box.number))
         self._feed.news(walk)
         with self._lock:
             if box.gone:

@@ -24,6 +24,8 @@ WORDS = {
     Reason.budget: "over budget: enough keyframes were chosen before it",
     Reason.superseded: "stale: something newer showed otherwise",
 }
+ELSEWHERE = "chosen for other places; here another shows the surface nearer or better"
+MISSED = "chosen for other places; its patches nearby leave this very spot out"
 MOST = 24
 """Candidates that an answer lists."""
 MOST_POINTS = 2000
@@ -114,7 +116,7 @@ def _candidates(walk: Walk, i: int, j: int, owner: int) -> list[dict[str, Any]]:
     found = [_with_reason(walk, g) for g in groups if g != owner]
     for other in found:
         if other["reason"] == "kept":
-            other["words"] = "chosen for other places; here another shows the surface nearer or better"
+            other["words"] = ELSEWHERE if owner >= 0 else MISSED
     found.sort(key=lambda other: (other["reason"] != "kept", -other["gain"], -other["frame"]))
     return found[:MOST]
 

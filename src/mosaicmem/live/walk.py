@@ -353,6 +353,7 @@ def describe(walk: Walk) -> dict[str, Any]:
         "K": camera.Ks[0].flatten().tolist(),
         "up": walk.up.tolist(),
         "scale": walk.state.store.scale,
+        "unit": "m" if walk.world.meta.get("metric") is True else "",
         "world": walk.world.path.name,
         "others": list(walk.others),
     }

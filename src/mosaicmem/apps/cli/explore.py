@@ -20,7 +20,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from mosaicmem.apps.cli.console import Result
-from mosaicmem.apps.cli.live_options import LiveArgs, begun, check_live, ended
+from mosaicmem.apps.cli.live_options import LiveArgs, begun, check_live, ended, is_kept
 from mosaicmem.apps.cli.live_starts import LiveStart
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, MissingExtraError
@@ -59,9 +59,10 @@ def run(args: Args, session: Session) -> Result:
 def _serve(
     args: Args, session: Session, live: LiveSession, player: Player | None, door: Door, bound, start: LiveStart
 ) -> None:
+    from mosaicmem.live.broadcast import Broadcast
     from mosaicmem.live.server import Server, app
 
-    server = Server(app(live, door, player), bound)
+    server = Server(app(live, door, player, Broadcast(live, is_kept(args))), bound)
     shown = "127.0.0.1" if is_everywhere(args.host) else args.host
     address = f"http://{f'[{shown}]' if ':' in shown else shown}:{door.port}/?token={door.token}"
 

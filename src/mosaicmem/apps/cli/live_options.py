@@ -115,7 +115,7 @@ def begun(args: LiveArgs, session: Session) -> Iterator[tuple[LiveStart, LiveSes
 
 def ended(args: LiveArgs, session: Session, start: LiveStart, player: Player | None) -> Result:
     """What became of the walk; while its file is still open."""
-    walk, kept = start.walk, _kept(args)
+    walk, kept = start.walk, is_kept(args)
     patches = walk.state.store.num_patches
     said = [f"{walk.frame} frames walked; {patches:,} patches remembered"]
     session.wrote = args.out
@@ -139,13 +139,14 @@ def ended(args: LiveArgs, session: Session, start: LiveStart, player: Player | N
     return Result(data, said)
 
 
-def _kept(args: LiveArgs) -> bool:
+def is_kept(args: LiveArgs) -> bool:
+    """Whether the world file outlives the walk."""
     return args.replay is None and (args.recall is None or args.out is not None)
 
 
 def _beside(args: LiveArgs, walk: Walk) -> Path | None:
     """What a recording for rerun lies beside; a world that is thrown away has no place."""
-    return walk.world.path if _kept(args) else None
+    return walk.world.path if is_kept(args) else None
 
 
 def _start(args: LiveArgs, temporary: Path, session: Session) -> tuple[LiveStart, Recording | None]:

@@ -34,7 +34,8 @@ link.on("link", ({ state, why, wait }) => {
 
 link.on("hello", (hello) => {
   dom.label.textContent = hello.label;
-  dom.world.textContent = hello.world;
+  dom.world.textContent = hello.kept ? hello.world : "not kept";
+  dom.world.title = hello.kept ? "The world file" : "This world is thrown away in the end; start with --out FILE to keep it";
   dom.prompt.hidden = !hello.generates;
   dom.memory.hidden = !hello.generates;
   dom["mosaic-figure"].hidden = !hello.generates;
@@ -91,12 +92,13 @@ function controls(found) {
   if (found.paused !== undefined) {
     dom.pause.setAttribute("aria-pressed", found.paused);
     dom.pause.textContent = found.paused ? "Paused" : "Pause";
-    dom.one.disabled = !found.paused;
+    dom.one.hidden = !found.paused;
   }
   if (found.replaying !== undefined) dom.take.hidden = !found.replaying;
   if (found.words) {
     const words = found.words.length ? `Said: ${found.words.join("; ")}` : "";
     if (dom.said.textContent !== words) dom.said.textContent = words;
+    dom.unsay.disabled = !words;
   }
 }
 
@@ -119,7 +121,7 @@ function speak(message) {
 const presses = {
   KeyM: () => dom.memory.click(),
   KeyP: () => dom.pause.click(),
-  KeyN: () => dom.one.click(),
+  KeyN: () => { if (!dom.one.hidden) dom.one.click(); },
   KeyO: () => view.next(),
   KeyC: () => edits.clicked(0.5, 0.5, "ask"),
   KeyX: () => edits.clicked(0.5, 0.5, "thing"),

@@ -29,6 +29,7 @@ export class Edits {
     $("splice-row").hidden = !hello.others.length;
     $("other").replaceChildren(...hello.others.map((name) => new Option(name, name)));
     this.placed();
+    $("unit").textContent = hello.unit;
     if (!this.sized) {
       this.sized = true;
       $("gap").value = +hello.scale.toFixed(2);
@@ -47,7 +48,7 @@ export class Edits {
       $("saves").replaceChildren(...status.saves.map((name) => new Option(name, name)));
       if (status.saves.includes(kept)) $("saves").value = kept;
     }
-    $("saves").disabled = $("load").disabled = !status.saves.length;
+    $("saved").hidden = !status.saves.length;
   }
 
   get tool() { return document.querySelector("input[name=tool]:checked").value; }
@@ -56,6 +57,7 @@ export class Edits {
   async clicked(u, v, tool = this.tool) {
     try {
       const found = await this.link.ask({ ask: "why", u, v });
+      this.view.ask(u, v, found.point);
       this.explain(found);
       if (tool === "ask") return;
       if (tool === "doorway") this.doorAt(found.point);
@@ -75,14 +77,23 @@ export class Edits {
 
   async select(kind, point) {
     const choice = kind === "thing" ? { kind, point } : { kind, point, radius: +$("radius").value || 0.5 };
+    this.say("Looking for all of it…");
     const found = await this.link.ask({ ask: "select", choice });
     if (!found.count) { this.say("Nothing is remembered there."); return; }
     this.choice = choice;
-    this.space.select(found.points);
+    this.show(found.points);
     this.say(`${found.count.toLocaleString("en")} patches are selected: ${kind === "thing" ? "a thing" : "a sphere"}, ` +
-      `${found.size.map((x) => x.toFixed(2)).join(" × ")} in size.`);
+      `${found.size.map((x) => x.toFixed(2)).join(" × ")}${this.unit} in size.`);
     this.enable();
   }
+
+  // what is selected is seen in 3D and in the view
+  show(points) {
+    this.space.select(points);
+    this.view.select(points);
+  }
+
+  get unit() { return this.about.unit ? `\u00a0${this.about.unit}` : ""; }
 
   edit(verb) {
     if (!this.choice) { this.say("Nothing is selected."); return; }
@@ -128,9 +139,9 @@ export class Edits {
       const along = (a, b) => frame.push(...place.map((x, i) => x + scale * (a * right[i] + b * up[i])));
       for (const side of [-0.12, 0.12]) { along(side, 0.015 * k); along(0.012 * k, side * 1.25); }
     }
-    this.space.select(frame);
+    this.show(frame);
     const away = Math.hypot(...place.map((x, i) => x - eye[i]));
-    $("door-said").textContent = `The doorway is ${away.toFixed(2)} away; whoever goes through it enters ${$("other").value}.`;
+    $("door-said").textContent = `The doorway is ${away.toFixed(2)}${this.unit} away; whoever goes through it enters ${$("other").value}.`;
     $("splice").disabled = false;
   }
 
@@ -165,7 +176,7 @@ export class Edits {
 
   clear() {
     this.choice = null;
-    this.space.select([]);
+    this.show([]);
     this.say("Nothing is selected.");
     this.enable();
   }
@@ -183,7 +194,7 @@ export class Edits {
     if (owner) {
       const served = found.point ? `Shown from frame ${owner.frame}` : `Keyframe of frame ${owner.frame}: ${owner.words}`;
       parts.push(line("p", `${served}, ${owner.origin}, ${age(owner)}` +
-        (found.depth ? `, ${found.depth.toFixed(2)} away.` : ".")));
+        (found.depth ? `, ${found.depth.toFixed(2)}${this.unit} away.` : ".")));
     } else {
       parts.push(line("p", `${this.about.generates ? "Imagined" : "Not known"}: nothing that is remembered shows this place.`, "none"));
     }
@@ -200,5 +211,9 @@ export class Edits {
     const counts = Object.entries(found.counts).map(([name, count]) => `${count} ${name}`).join(", ");
     parts.push(line("p", `Keyframes for the whole view: ${counts || "none"}.`, "quiet"));
     $("why").replaceChildren(...parts);
+    $("why").scrollTop = 0;
+    // where the card is out of sight, its first sentence stands below the view
+    const { top, bottom } = $("why-card").getBoundingClientRect();
+    if (top > innerHeight - 60 || bottom < 60) this.link.tell("trouble", { said: `${parts[0].textContent} More under Why.` });
   }
 }

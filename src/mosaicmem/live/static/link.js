@@ -43,7 +43,8 @@ export class Link extends EventTarget {
         why = "The server was started anew, with another key: open the address that it printed.";
       }
     } catch {
-      why = "The server has gone away: it was ended, or this machine has lost it. The world file keeps all that was done.";
+      why = "The server has gone away: it was ended, or this machine has lost it.";
+      if (this.kept) why += " The world file keeps all that was done.";
     }
     this.tell("link", { state: "gone", why, again, wait });
     setTimeout(() => this.connect(), wait);
@@ -66,6 +67,7 @@ export class Link extends EventTarget {
       if (message.state === "applied" && sent) this.lastSent = { seq: message.seq, at: sent };
       if (message.state !== "applied" && message.said) this.tell("trouble", { said: message.said });
     }
+    if (message.type === "hello") this.kept = message.kept;
     this.tell(message.type, { ...message, pictures: blobs });
   }
 

@@ -3,6 +3,7 @@
 const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
 const unit = (a) => { const l = Math.hypot(...a) || 1; return a.map((x) => x / l); };
+const STRIP = 20; // pixels below the map, for its scale
 export const column = (pose, i) => [pose[i], pose[4 + i], pose[8 + i]];
 
 export class WorldMap {
@@ -29,6 +30,7 @@ export class WorldMap {
     this.up = hello.up;
     this.K = hello.K;
     this.width = hello.width;
+    this.unit = hello.unit;
     this.path = hello.path;
     const pose = hello.path.length ? hello.path[0].slice(2) : null;
     let forward = pose ? column(pose, 2) : [0, 0, 1];
@@ -75,10 +77,10 @@ export class WorldMap {
     const eye = Math.max(-Infinity, ...this.path.map((p) => dot(column(p.slice(2), 3), this.up)));
     const points = [];
     for (const group of this.groups.values()) {
-      const { xyz, rgb } = group;
+      const { xyz, rgb, radius } = group;
       for (let i = 0; i < xyz.length; i += 3) {
         const p = [xyz[i], xyz[i + 1], xyz[i + 2]], height = dot(p, this.up);
-        if (height <= eye + 0.02) points.push([...this.flat(p), height, rgb[i], rgb[i + 1], rgb[i + 2]]);
+        if (height <= eye + 0.02) points.push([...this.flat(p), height, rgb[i], rgb[i + 1], rgb[i + 2], radius[i / 3]]);
       }
     }
     const places = this.path.map((p) => this.flat(column(p.slice(2), 3)));
@@ -88,14 +90,13 @@ export class WorldMap {
     const cut = Math.floor(xs.length * 0.004);
     let [x0, x1, y0, y1] = [xs[cut], xs.at(-1 - cut), ys[cut], ys.at(-1 - cut)];
     for (const [x, y] of places) [x0, x1, y0, y1] = [Math.min(x0, x), Math.max(x1, x), Math.min(y0, y), Math.max(y1, y)];
-    const span = Math.max(x1 - x0, y1 - y0, 0.5) * 1.08, zoom = Math.min(w, h) / span;
+    const span = Math.max(x1 - x0, y1 - y0, 0.5) * 1.08, zoom = Math.min(w, h - STRIP) / span;
     const cx = (x0 + x1) / 2, cy = (y0 + y1) / 2;
-    const at = ([x, y]) => [w / 2 + (x - cx) * zoom, h / 2 - (y - cy) * zoom];
-    this.from = (px, py) => [cx + (px - w / 2) / zoom, cy - (py - h / 2) / zoom];
+    const at = ([x, y]) => [w / 2 + (x - cx) * zoom, (h - STRIP) / 2 - (y - cy) * zoom];
+    this.from = (px, py) => [cx + (px - w / 2) / zoom, cy - (py - (h - STRIP) / 2) / zoom];
     points.sort((a, b) => a[2] - b[2]);
-    const size = Math.max(1.5, Math.min(6, zoom * 0.05));
     for (const p of points) {
-      const [x, y] = at(p);
+      const [x, y] = at(p), size = Math.max(2, 2 * zoom * p[6]);
       g.fillStyle = `rgb(${p[3]} ${p[4]} ${p[5]})`;
       g.fillRect(x - size / 2, y - size / 2, size, size);
     }
@@ -149,6 +150,6 @@ export class WorldMap {
     g.lineTo(8 + step * zoom, h - 14);
     g.stroke();
     g.font = "12px system-ui, 'DejaVu Sans', sans-serif";
-    g.fillText(`${+step.toPrecision(2)}`, 14 + step * zoom, h - 8);
+    g.fillText(`${+step.toPrecision(2)} ${this.unit}`, 14 + step * zoom, h - 8);
   }
 }

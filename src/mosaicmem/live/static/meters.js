@@ -4,6 +4,9 @@ const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length 
 const most = (list) => [...list].sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(0.95 * list.length))];
 const milliseconds = (seconds) => (seconds >= 0.01 ? `${Math.round(1000 * seconds)}` : (1000 * seconds).toFixed(1)) + " ms";
 
+const many = (n, one, more = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : more}`;
+const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+
 export class Meters {
   constructor(dom) {
     this.dom = dom;
@@ -13,7 +16,7 @@ export class Meters {
   view(message) {
     this.dom.known.value = message.known;
     this.dom["known-out"].textContent = `${(100 * message.known).toFixed(0)} %`;
-    const stages = Object.entries(message.stages);
+    const stages = Object.entries(message.stages).filter(([, seconds]) => seconds >= 5e-5);
     if (!stages.length) return;
     const longest = Math.max(...stages.map(([, s]) => s), 1e-6);
     this.dom.stages.replaceChildren(...stages.map(([name, seconds]) => {
@@ -25,20 +28,23 @@ export class Meters {
       row.append(head, middle, Object.assign(document.createElement("td"), { textContent: milliseconds(seconds) }));
       return row;
     }));
+    const { stages: table } = this.dom; // what stands below must not jump when a step has fewer stages
+    this.most = Math.max(this.most || 0, stages.length * (table.firstChild.offsetHeight || 0));
+    table.style.setProperty("--most", `${this.most}px`);
   }
 
   lag(ms) {
     this.lags.push(ms);
     if (this.lags.length > 60) this.lags.shift();
-    this.dom.lag.textContent = `${Math.round(median(this.lags))} ms median, ${Math.round(most(this.lags))} ms at 95 %`;
+    this.dom.lag.textContent = `${Math.round(median(this.lags))} ms (95 %: ${Math.round(most(this.lags))} ms)`;
   }
 
   status(status) {
-    const { keyframes, patches, bytes, waiting, paused, watchers, unsent } = status;
+    const { keyframes, patches, bytes, waiting = 0, paused, watchers, unsent } = status;
     if (keyframes !== undefined) {
-      this.dom.amount.textContent = `${patches.toLocaleString("en")} patches of ${keyframes} keyframes, ${(bytes / 1e6).toFixed(1)} MB`;
+      this.dom.amount.textContent = `${many(patches, "patch", "patches")}, ${many(keyframes, "keyframe")}, ${size(bytes)}`;
     }
     const who = watchers > 1 ? `, ${watchers} pages watch` : "", slow = unsent > 8 ? `, ${unsent} messages wait for the slowest page` : "";
-    this.dom.queue.textContent = `${waiting} command${waiting === 1 ? "" : "s"}${paused ? ", paused" : ""}${who}${slow}`;
+    this.dom.queue.textContent = `${many(waiting, "command")}${paused ? ", paused" : ""}${who}${slow}`;
   }
 }

@@ -24,6 +24,9 @@ const SQUARES = {
     void main() { gl_FragColor = vec4(shade, 1.0); }`,
 };
 
+// without a hand on it: looked at from so far, a little ahead of the walker; shares of the scene's scale
+const FAR = 2.0, AHEAD = 0.7;
+
 export class Space {
   constructor(canvas, pick) {
     this.canvas = canvas;
@@ -65,7 +68,7 @@ export class Space {
     if (!this.renderer) return;
     this.scene.background = new Color("#10141b");
     this.camera.up.set(...hello.up);
-    this.angles.far = 2.6 * hello.scale;
+    this.angles.far = FAR * hello.scale;
     this.path = hello.path.map((p) => column(p.slice(2), 3));
     this.wire();
   }
@@ -157,11 +160,13 @@ export class Space {
     // a patch of half extent r at distance z covers r / z / tan(fov / 2) of half the height, both ways
     this.points.material.uniforms.pixels.value = this.renderer.domElement.height / Math.tan(this.camera.fov * Math.PI / 360);
     const up = new Vector3(...this.about.up), { yaw, tilt, far } = this.angles;
-    if (this.follow && this.pose) this.target = new Vector3(...column(this.pose, 3));
-    const target = this.target || new Vector3();
     let ahead = this.pose ? new Vector3(...column(this.pose, 2)) : new Vector3(0, 0, 1);
     if (!this.follow && this.held) ahead = this.held;
     ahead = ahead.clone().addScaledVector(up, -ahead.dot(up)).normalize();
+    if (this.follow && this.pose) {
+      this.target = new Vector3(...column(this.pose, 3)).addScaledVector(ahead, AHEAD * this.about.scale);
+    }
+    const target = this.target || new Vector3();
     const back = ahead.clone().negate().applyAxisAngle(up, yaw);
     this.camera.position.copy(target).addScaledVector(back, far * Math.cos(tilt)).addScaledVector(up, far * Math.sin(tilt));
     this.camera.lookAt(target);
@@ -182,7 +187,7 @@ export class Space {
 
   home() {
     this.follow = true;
-    Object.assign(this.angles, { yaw: 0, tilt: 0.55, far: 2.6 * this.about.scale });
+    Object.assign(this.angles, { yaw: 0, tilt: 0.55, far: FAR * this.about.scale });
     this.later();
   }
 

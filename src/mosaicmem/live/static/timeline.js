@@ -44,7 +44,7 @@ export class Timeline {
     this.dom.time.setAttribute("aria-valuetext", words);
     this.dom.now.disabled = this.dom.stand.disabled = !this.view.past;
     this.dom.past.hidden = !this.view.past;
-    this.dom.past.textContent = "earlier";
+    this.dom.past.textContent = "looking back";
   }
 
   async scrub() {
