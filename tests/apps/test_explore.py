@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import threading
 import time
 
 import pytest
 from tests.io.test_event_log import at, read
 
+from mosaicmem.apps.cli.live_starts import weights_digest
 from mosaicmem.io.world import WorldFile
 from mosaicmem.live import server
 from mosaicmem.live.commands import Command, Edit, Jump, Move, Undo, parse_choice
@@ -164,3 +166,50 @@ def test_a_walk_is_told_to_rerun_with_its_edits(walked, tmp_path, monkeypatch) -
     assert any("erase" in row["text"][0] for row in found["/log"] if "text" in row)
     walked([], *SMALL, "--rerun", "b.rrd", "--out", "b.mosaic")
     assert "/world/memory/000000" in read(tmp_path / "b.rrd"), "nobody has to do anything"
+
+
+def test_a_walk_is_replayed_with_what_it_was_made_with_and_not_with_todays_defaults(
+    walked, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = ("--set", "grid.patch=4", "--set", "video.fps=8")
+    commands: list[Command] = [Move(forward=0.1), Move(yaw=20.0)]
+    walked(commands, *SMALL, *made, "--record", "a.jsonl", "--out", "a.mosaic")
+    replay = ("--port", 0, "--no-browser", "--json", "--replay")
+    again = walked([], *replay, "a.jsonl")[0]
+    assert again.json["replayed"] == {"same": 2, "different": 0} and "warning" not in again.err
+    again = walked([], *replay, "a.jsonl", "--set", "grid.patch=8")[0]
+    assert again.json["replayed"] == {"same": 2, "different": 0} and "your own are left out" in again.err
+
+    first, *rest = (tmp_path / "a.jsonl").read_text().splitlines()
+    for name, value, same, words in (
+        ("patch", 8, 0, None),  # the settings are what decides
+        ("patch", None, 0, "says nothing of grid.patch"),
+        ("colour", 3, 2, "unknown setting 'grid.colour'"),
+    ):
+        header = json.loads(first)
+        grid = header["start"]["settings"]["grid"]
+        grid[name] = value
+        if value is None:
+            del grid[name]
+        (tmp_path / "b.jsonl").write_text("\n".join([json.dumps(header), *rest]) + "\n")
+        again = walked([], *replay, "b.jsonl")[0]
+        assert again.json["replayed"]["same"] == same, name
+        assert ("warning" not in again.err) if words is None else (words in again.err)
+
+
+def test_other_weights_than_those_of_a_recording_are_named(walked, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").mkdir()
+    found = {weights_digest(str(tmp_path / "m"))}
+    for part, content in (("world", b"a"), ("world", b"b"), ("refiner", b"b"), ("vae", b"")):
+        (tmp_path / "m" / f"{part}.safetensors").write_bytes(content)
+        found.add(weights_digest(str(tmp_path / "m")))
+    assert len(found) == 5 and weights_digest("synthetic") is None
+    walked([Move(yaw=3.0)], *SMALL, "--record", "a.jsonl")
+    first, *rest = (tmp_path / "a.jsonl").read_text().splitlines()
+    header = json.loads(first)
+    header["start"]["weights"] = "0123456789abcdef"
+    (tmp_path / "a.jsonl").write_text("\n".join([json.dumps(header), *rest]) + "\n")
+    again = walked([], "--replay", "a.jsonl", "--port", 0, "--no-browser")[0]
+    assert "made with other weights of synthetic" in again.err

@@ -19,9 +19,9 @@ from mosaicmem.apps.cli.live_starts import (
     in_folder,
     in_scene,
     in_world,
+    made_with,
     others,
     replayed,
-    with_seed,
 )
 from mosaicmem.apps.cli.options import Common
 from mosaicmem.apps.cli.rerun_log import Rerun, event_log, follow, named, recording_file
@@ -102,7 +102,7 @@ def begun(args: LiveArgs, session: Session) -> Iterator[tuple[LiveStart, LiveSes
             walk.others = others(args.other, walk.maker.models)
             recorder = None
             if args.record is not None:
-                recorder = Recorder(args.record, with_seed(start.spec, session), overwrite=args.overwrite)
+                recorder = Recorder(args.record, made_with(start.spec, session), overwrite=args.overwrite)
             live = LiveSession(walk, recorder=recorder)
             path = recording_file(args.rerun, _beside(args, walk), args.overwrite)
             with event_log(path, walk.maker.models.vae.decode_image, walk.state.fps, args.overwrite) as log:

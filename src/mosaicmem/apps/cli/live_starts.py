@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from mosaicmem.apps.cli.backends import TRAINED_SIZE, open_models, open_vae, sized, vae_home
+from mosaicmem.apps.cli.config import Config
 from mosaicmem.apps.cli.memory_folder import (
     MemoryMeta,
     as_json,
@@ -22,7 +24,7 @@ from mosaicmem.apps.cli.memory_folder import (
 )
 from mosaicmem.apps.cli.options import parse_size
 from mosaicmem.apps.cli.session import Session
-from mosaicmem.apps.cli.settings import to_dict
+from mosaicmem.apps.cli.settings import build, merge, to_dict
 from mosaicmem.apps.cli.sources import default_size
 from mosaicmem.apps.cli.starts import StartArgs, begin
 from mosaicmem.errors import ConfigError, GeometryError, InputError
@@ -31,7 +33,7 @@ from mosaicmem.generation.rollout import RolloutConfig
 from mosaicmem.generation.state import RolloutState, enter, start
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.trajectories import look_around
-from mosaicmem.io.files import finite, parse_frames, refuse_existing, require_file
+from mosaicmem.io.files import finite, parse_frames, refuse_existing, require_file, write_json
 from mosaicmem.io.world import WorldFile
 from mosaicmem.live.edits import Others
 from mosaicmem.live.recording import Recording
@@ -39,6 +41,7 @@ from mosaicmem.live.steps import Maker, upright
 from mosaicmem.live.walk import MAX_SAID, Walk
 from mosaicmem.memory.lifting import lift
 from mosaicmem.memory.store import PatchStore
+from mosaicmem.models.presets import PARTS, shipped, weights_file
 from mosaicmem.models.synthetic import Compositor
 
 MEMORY = "memory"
@@ -120,11 +123,11 @@ def in_world(file: Path, model: str | None, session: Session) -> LiveStart:
 
 
 def replayed(path: Path, folder: Path, session: Session) -> tuple[LiveStart, Recording]:
-    """The walk that a recording began with, in a world file of its own in `folder`."""
+    """The walk that a recording began with, in a world file of its own in `folder`, with the settings it was made
+    with."""
     recording = Recording.read(path)
     spec = dict(recording.start)
-    if "settings" in spec and spec["settings"] != to_dict(session.config):
-        session.console.note("warning: settings differ from those of the recording, and so may its frames")
+    _as_recorded(path, spec, folder, session)
     out = folder / "replay.mosaic"
     kind = spec.get("kind")
     size = spec.get("size") if isinstance(spec.get("size"), str) else None
@@ -291,6 +294,49 @@ def _world_as_it_was(path: Path, spec: dict[str, Any], out: Path, session: Sessi
     return in_world(out, model if isinstance(model, str) else None, session)
 
 
-def with_seed(spec: dict[str, Any], session: Session) -> dict[str, Any]:
-    """What a recording says of its beginning."""
-    return {**spec, "settings": to_dict(session.config)}
+def made_with(spec: dict[str, Any], session: Session) -> dict[str, Any]:
+    """What a recording says of its beginning: how it began, all settings, and which weights made its frames."""
+    return {**spec, "settings": to_dict(session.config), "weights": weights_digest(spec.get("model"))}
+
+
+def weights_digest(model: Any) -> str | None:
+    """16 hex digits of the weights of a model by name or folder; None where there are none."""
+    if not isinstance(model, str) or model in (SYNTHETIC, MEMORY):
+        return None
+    h = hashlib.blake2b(digest_size=8)
+    for part in PARTS:
+        file = shipped(part) if model == ROOMS else weights_file(Path(model), part)
+        h.update(file.read_bytes() if file.is_file() else b"none")
+    return h.hexdigest()
+
+
+def _as_recorded(path: Path, spec: dict[str, Any], folder: Path, session: Session) -> None:
+    """Give the session the settings of a recording, not today's defaults; say what cannot be as it was."""
+    note = session.console.note
+    recorded = spec.get("settings")
+    if isinstance(recorded, dict):
+        problems: list[str] = []
+        known = merge(Config, [(str(path), recorded)], problems)
+        write_json(folder / "settings.json", known)
+        config = build(Config, folder / "settings.json")
+        for problem in problems:
+            note(f"warning: {problem}; this is left out, and frames may differ")
+        if unsaid := _unsaid(to_dict(config), known):
+            note(f"warning: {path} says nothing of {', '.join(unsaid)}: today's defaults, and frames may differ")
+        if session.config not in (config, Config()):
+            note(f"warning: replayed with the settings of {path}; your own are left out")
+        session.config = config
+        torch.set_num_threads(config.threads)
+    if "weights" in spec and spec["weights"] != weights_digest(spec.get("model")):
+        note(f"warning: {path} was made with other weights of {spec.get('model')}; its frames will differ")
+
+
+def _unsaid(full: dict[str, Any], given: dict[str, Any], at: str = "") -> list[str]:
+    """Names of the settings of `full` that are not in `given`."""
+    out = []
+    for key, value in full.items():
+        if isinstance(value, dict):
+            out += _unsaid(value, given.get(key, {}), f"{at}{key}.")
+        elif key not in given:
+            out.append(f"{at}{key}")
+    return out
