@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socket
 import threading
 import time
 
@@ -109,6 +110,7 @@ def test_listening_elsewhere_than_at_loopback_is_said_aloud(walked, recording) -
     ran, _ = walked([], "--recall", recording, "--frames", "0", "--port", 0, "--no-browser", "--host", "0.0.0.0")
     assert ran.code == 0
     assert "warning: listening at 0.0.0.0" in ran.err and "can walk in this world and edit it" in ran.err
+    assert f"from another machine: the same with {socket.gethostname()}" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from tests.live.serving import TOKEN, Client, Served, served
 from mosaicmem.errors import ConfigError
 from mosaicmem.live import broadcast
 from mosaicmem.live.broadcast import MAX_DELTAS, MAX_TEXTS, Broadcast, Mailbox
+from mosaicmem.live.commands import Move
 from mosaicmem.live.door import Door, is_loopback, listen
 from mosaicmem.live.protocol import MAX_MESSAGE
 from mosaicmem.live.server import BURST, MAX_WATCHERS
-from mosaicmem.live.session import Session
+from mosaicmem.live.session import Session, Shown
 
 websockets = pytest.importorskip("websockets", reason="needs the extra: pip install 'mosaicmem[explore]'")
 pytest.importorskip("starlette")
@@ -325,3 +326,17 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
             listen("127.0.0.1", port)
+
+
+def test_who_comes_after_the_first_step_is_told_how_it_began(tmp_path) -> None:
+    with served(tmp_path) as server:
+        first = server.walk.frame
+        moved = threading.Event()
+        server.session.watch(lambda message: moved.set() if isinstance(message, Shown) else None)
+        server.session.submit(Move(yaw=5.0))
+        assert moved.wait(90)
+        with server.connect() as socket:
+            client = Client(socket)
+            path = client.until(type="hello")["path"]
+            assert [at[0] for at in path] == [first, first + 1] and min(at[1] for at in path) > 0.5
+            assert client.ask(ask="frame", frame=first)["type"] == "picture"

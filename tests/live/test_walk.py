@@ -266,6 +266,10 @@ def test_words_add_up_and_are_taken_back_and_memory_can_be_switched_off(tmp_path
         w.do(Say("the ball turns blue."))
         assert w.state.prompt == "a room. the light goes out. the ball turns blue."
         assert w.state.avoid == "a room.", "guidance leads away from nothing happening"
+        w.do(Move(yaw=0.5))
+        assert w.state.avoid == "", "by then it has begun"
+        w.do(Say("the ball turns red"))
+        assert w.state.avoid == "a room. the light goes out. the ball turns blue."
         w.do(Say(""))
         assert (w.state.prompt, w.state.avoid) == ("a room.", "")
         w.do(Move(yaw=8.0))

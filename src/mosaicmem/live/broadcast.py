@@ -108,6 +108,7 @@ class Broadcast:
         self._more: dict[str, Any] = {}
         self._number = self._steps = 0
         session.watch(self._told)
+        session.ask(self._first)
 
     def join(self, wake: Callable[[], None]) -> Mailbox | None:
         """A mailbox for a new viewer, which is sent everything it needs to know; None while too much is waiting."""
@@ -142,6 +143,11 @@ class Broadcast:
             return len(self._boxes)
 
     # ------------------------------------------------------------------ on the session's thread
+
+    def _first(self, walk: Walk) -> None:
+        """What one sees before the first step, for the timeline of whoever comes later."""
+        look = walk.look()
+        self._keep(walk.frame, protocol.picture(look.frames_u8[-1]), float(look.coverage[-1]))
 
     def _told(self, message: Message) -> None:
         if isinstance(message, Receipt):

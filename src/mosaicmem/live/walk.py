@@ -218,7 +218,8 @@ class Walk:
             raise ConfigError("nothing is generated here, so that nothing can happen")
         said = [*self.said, text.strip()][-MAX_SAID:] if text.strip() else []
         self.said = said
-        self.state = self._told(said)
+        before = self.state.avoid or self.state.prompt
+        self.state = replace(self._told(said), avoid=before if said else "")
         return self.look(f"from now on: {self.state.prompt}")
 
     # ------------------------------------------------------------------ edits
@@ -327,7 +328,7 @@ class Walk:
 
     def _told(self, said: list[str]) -> RolloutState:
         script = Script(self.caption, tuple(Cue(i, words) for i, words in enumerate(said)))
-        return replace(self.state, prompt=script.prompt(len(said)), avoid=self.caption if said else "")
+        return replace(self.state, prompt=script.prompt(len(said)), avoid="")
 
     def _newest_edit(self) -> str | None:
         if self.world.head.head is None:

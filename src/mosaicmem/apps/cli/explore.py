@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import secrets
+import socket
 import webbrowser
 from dataclasses import dataclass
 from typing import Annotated
@@ -74,6 +75,11 @@ def _serve(
                 f"warning: listening at {args.host}, not at loopback: every machine that can reach this one can reach "
                 "the page, and whoever has the address above, or listens on the way (it is not encrypted), can walk in "
                 "this world and edit it"
+            )
+        if is_everywhere(args.host):
+            session.console.note(
+                f"from another machine: the same with {socket.gethostname()}, or an address of this "
+                f"machine, in place of {shown}"
             )
         session.console.note("Ctrl-C ends; the world file is always current")
         if player is not None:

@@ -70,6 +70,8 @@ export class Edits {
   async picked({ uid, point }) {
     try {
       this.explain(await this.link.ask({ ask: "why", uid }));
+      this.view.ask(-1, -1, point);
+      if (!this.choice) this.space.select(point);
       if (this.tool === "doorway") this.doorAt(point);
       else if (this.tool !== "ask") await this.select(this.tool, point);
     } catch (error) { this.say(error.message); }
