@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,11 +107,10 @@ class Clock:
         def threads(count: int, *, worth: bool) -> int:
             return min(self.cores, count) if worth and not self.busy else 1
 
-        with (
-            mock.patch("mosaicmem.memory.retrieval.for_each", for_each),
-            mock.patch("mosaicmem.memory.pool.for_each", for_each),
-            mock.patch("mosaicmem.memory.pool.threads", threads),
-        ):
+        with ExitStack() as stack:
+            for module in ("views", "pool"):
+                stack.enter_context(mock.patch(f"mosaicmem.memory.{module}.for_each", for_each))
+                stack.enter_context(mock.patch(f"mosaicmem.memory.{module}.threads", threads))
             yield
 
 

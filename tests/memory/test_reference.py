@@ -71,7 +71,7 @@ def test_neither_blocks_nor_threads_change_the_answer(seed: int, monkeypatch: py
     views, config = random_room_cameras(2, seed + 50), RetrievalConfig(max_sources=3, pool=4)
     expected = retrieve(random_store(12, seed), views, GRID, config)
     threads = torch.get_num_threads()
-    for name in ("pool", "retrieval"):
+    for name in ("pool", "views"):
         monkeypatch.setattr(f"mosaicmem.memory.{name}.WORTH_A_THREAD", 0)
     try:
         for block, count in ((1, 2), (8, 3)):
@@ -100,7 +100,9 @@ def test_bounds_of_blocks_hold_for_all_their_patches(seed: int) -> None:
     rect, whole = np.zeros((b, 4), np.int16), np.zeros(b, np.bool_)
     lens = K.diagonal()[:2].copy(), K[:2, 2].copy()
     index = store.blocks.numpy(), store.block_offsets.numpy()
-    count = _pool_kernels.live_blocks(*index, active, m, n, V[:3], *lens, s, near, 2.0 * s, live, front, rect, whole)
+    count = _pool_kernels.live_blocks(
+        *index, active, active, m, n, V[:3], *lens, s, near, 2.0 * s, live, front, rect, whole
+    )
     assert 0 < count < b, "some blocks are out of view"
     x = store.centers.double().numpy() @ V[:3, :3].T + V[:3, 3]
     with np.errstate(divide="ignore", invalid="ignore"):

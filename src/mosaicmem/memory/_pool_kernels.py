@@ -58,11 +58,11 @@ def _reaches(a, b, view, x, y, z, dx, dy, dz, spare):
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
 def live_blocks(
-    blocks, block_offsets, active, m, n, view, focal, principal, stride, near, max_half, live, front, rect, whole
+    blocks, block_offsets, active, which, m, n, view, focal, principal, stride, near, max_half, live, front, rect, whole
 ):
-    """Blocks of the `active` groups that may land in the view, in order, and how many. For each:
+    """Blocks that may land in the view, of the groups `active[k]` for `k` in `which`, in order, and how many. For each:
 
-    `live [b 2]` position in `active` and row of the block; `front [b]` a depth that no patch that lands is nearer than;
+    `live [b 2]` `k` and row of the block; `front [b]` a depth that no patch that lands is nearer than;
     `rect [b 4]` first and last row and column of the `[m n]` tokens outside of which none of its patches lands;
     `whole [b]` whether every patch of it certainly lands in the image.
     """
@@ -70,7 +70,7 @@ def live_blocks(
     shift = steep[0, 3] + steep[1, 3] + steep[2, 3]
     fx, fy, cx, cy, width, height = focal[0], focal[1], principal[0], principal[1], n * stride, m * stride
     across, down = fx * view[0], fy * view[1]
-    for k in range(len(active)):
+    for k in which:
         for b in range(block_offsets[active[k]], block_offsets[active[k] + 1]):
             x, y, z = float(blocks[b, 0]), float(blocks[b, 1]), float(blocks[b, 2])
             dx, dy, dz = float(blocks[b, 3]), float(blocks[b, 4]), float(blocks[b, 5])
@@ -137,12 +137,55 @@ def nearest_first(front, order):
         start[bucket] += 1
 
 
-_LANES = 16
+LANES = 16
 """Patches that are placed at once: a fixed number, without branches and in scratch of a fixed layout, so that the
 compiler turns it into vectors, also the reading of three coordinates in turn. A block of usual size is one turn."""
 
-SPAN = 8
-"""Tokens of a row that are compared at once; what is given per token has as many more at its end."""
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def window_maxima(values, other, n, tables):
+    """`tables [4 4 m*n]`: the largest of the lesser of two `[m*n]` over windows of 1, 2, 4 and 8 rows and as many
+    columns, that start at each element; what reaches past a row's or the grid's end means nothing."""
+    size = tables.shape[2]
+    for t in range(size):
+        tables[0, 0, t] = values[t] if values[t] < other[t] else other[t]
+    for i in range(4):
+        if i:
+            _larger(tables[i - 1, 0], n << (i - 1), tables[i, 0])
+        for j in range(1, 4):
+            _larger(tables[i, j - 1], 1 << (j - 1), tables[i, j])
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _larger(values, shift, out):
+    """`out [q]`: the larger of each value and the one `shift` further on."""
+    here, there, result = values[: len(values) - shift], values[shift:], out[: len(values) - shift]
+    for t in range(len(here)):
+        result[t] = here[t] if here[t] > there[t] else there[t]
+
+
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@no_type_check
+def _power(count):
+    """The exponent of the largest power of two up to `count`, at most 3."""
+    return (count >= 2) + (count >= 4) + (count >= 8)
+
+
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@no_type_check
+def deepest(tables, rect, n):
+    """The largest within `rect`, by `window_maxima`: infinity if it is too large to tell, 0 if it is empty."""
+    tall, wide = rect[1] - rect[0] + 1, rect[3] - rect[2] + 1
+    if tall <= 0 or wide <= 0:
+        return np.float32(0)
+    if tall > 16 or wide > 16:
+        return np.float32(np.inf)
+    i, j = _power(tall), _power(wide)
+    above, below, right = rect[0] * n, (rect[1] + 1 - (1 << i)) * n, rect[3] + 1 - (1 << j)
+    table = tables[i, j]
+    return max(max(table[above + rect[2]], table[above + right]), max(table[below + rect[2]], table[below + right]))
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
@@ -156,22 +199,23 @@ def _first(x, count):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _place(centers, radii, start, count, view, focal, principal, stride, near, max_half, m, n, depth, front, box):
-    """Where patches `start` to `start + count`, at most `_LANES`, land; all geometry is float32, `centers` flat.
+def _place(points, sizes, count, eye, m, n, depth, front, box):
+    """Where the first `count`, at most `LANES`, of some patches land: `points [3 LANES]`, flat, and `sizes [LANES]`.
 
-    `depth` and `front [_LANES]` get their depth and that of their nearest point; `box [4 _LANES]`, flat, first and past
-    the last row of tokens, and the same of columns, nothing where they do not land. Returns whether any lands, and how
-    many rows and columns the largest footprint takes.
+    `eye [19]` is the view in float32: 3x4 matrix, focal lengths, principal point, and in pixels the size of a token,
+    then the nearest depth and the largest half footprint. `depth` and `front [LANES]` get their depth and that of
+    their nearest point; `box [4 LANES]`, flat, first and past the last row of tokens, and the same of columns, nothing
+    where they do not land. Returns whether any lands.
     """
-    a00, a01, a02, a03 = view[0, 0], view[0, 1], view[0, 2], view[0, 3]
-    a10, a11, a12, a13 = view[1, 0], view[1, 1], view[1, 2], view[1, 3]
-    a20, a21, a22, a23 = view[2, 0], view[2, 1], view[2, 2], view[2, 3]
-    fx, fy, cx, cy = focal[0], focal[1], principal[0], principal[1]
+    a00, a01, a02, a03 = eye[0], eye[1], eye[2], eye[3]
+    a10, a11, a12, a13 = eye[4], eye[5], eye[6], eye[7]
+    a20, a21, a22, a23 = eye[8], eye[9], eye[10], eye[11]
+    fx, fy, cx, cy, stride, near, max_half = eye[12], eye[13], eye[14], eye[15], eye[16], eye[17], eye[18]
     least, per_stride, middle = np.float32(0.5) * stride, np.float32(1) / stride, np.float32(0.5)
-    width, height, rows, columns, none = n * stride, m * stride, np.float32(m), np.float32(n), np.int32(0)
-    points, sizes = centers[3 * start : 3 * (start + _LANES)], radii[start : start + _LANES]
-    landed = tall = wide = np.int32(0)
-    for a in range(_LANES):
+    rows, columns = np.float32(m), np.float32(n)
+    width, height, last = columns * stride, rows * stride, np.int32(count)
+    none, landed = np.int32(0), np.int32(0)
+    for a in range(LANES):
         x, y, z = points[3 * a], points[3 * a + 1], points[3 * a + 2]
         zc = a20 * x + a21 * y + a22 * z + a23
         nearness = np.float32(1) / zc
@@ -180,201 +224,105 @@ def _place(centers, radii, start, count, view, focal, principal, stride, near, m
         half = sizes[a] * fx * nearness
         half = half if half > least else least
         half = half if half < max_half else max_half
-        lands = (zc > near) & (u + half > 0) & (v + half > 0) & (u - half < width) & (v - half < height) & (a < count)
+        inside = zc - near  # the least of five margins, so that one comparison says whether it lands
+        margin = u + half
+        inside = margin if margin < inside else inside
+        margin = v + half
+        inside = margin if margin < inside else inside
+        margin = width - (u - half)
+        inside = margin if margin < inside else inside
+        margin = height - (v - half)
+        inside = margin if margin < inside else inside
+        inside = inside if np.int32(a) < last else np.float32(0)
+        lands = inside > np.float32(0)
         depth[a], front[a] = zc, zc - sizes[a]
         top = np.int32(_first((v - half) * per_stride - middle, rows))
         bottom = np.int32(_first((v + half) * per_stride - middle, rows))
         left = np.int32(_first((u - half) * per_stride - middle, columns))
         right = np.int32(_first((u + half) * per_stride - middle, columns))
-        box[a], box[_LANES + a] = top if lands else none, bottom if lands else none
-        box[2 * _LANES + a], box[3 * _LANES + a] = left if lands else none, right if lands else none
-        landed |= np.int32(lands)
-    for a in range(_LANES):
-        tall = max(tall, np.int32(box[_LANES + a] - box[a]))
-        wide = max(wide, np.int32(box[3 * _LANES + a] - box[2 * _LANES + a]))
-    return landed != 0, tall, wide
+        box[a], box[LANES + a] = top if lands else none, bottom if lands else none
+        box[2 * LANES + a], box[3 * LANES + a] = left if lands else none, right if lands else none
+        landed |= np.int32(1) if lands else none
+    return landed != 0
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
-def _tokens(box, what, row, column, n, nothing, token, value):
-    """`token` and `value [_LANES]`: the token at `row` and `column` of each patch's footprint and what it holds there,
-    `nothing` at token 0 where the footprint is smaller."""
-    for a in range(_LANES):
-        i, j = np.int32(box[a] + row), np.int32(box[2 * _LANES + a] + column)
-        inside = (i < box[_LANES + a]) & (j < box[3 * _LANES + a])
-        token[a] = np.int32(i * n + j) if inside else np.int32(0)
-        value[a] = what[a] if inside else nothing
-
-
-@njit(cache=True, error_model="numpy", inline="always", nogil=True)
-@no_type_check
-def _whole_run(centers, radii, start, spare):
-    """`centers`, `radii` and `start`, or a copy that has `_LANES` rows from there on where the columns end before."""
-    if start + _LANES <= len(radii):
-        return centers, radii, start
+def _run(centers, radii, start, spare):
+    """`LANES` rows of `centers`, flat, and `radii` from `start` on, or a copy where the columns end before."""
+    if start + LANES <= len(radii):
+        return centers[3 * start : 3 * (start + LANES)], radii[start : start + LANES]
     left = len(radii) - start
-    spare[: 3 * left], spare[3 * _LANES : 3 * _LANES + left] = centers[3 * start :], radii[start:]
-    return spare[: 3 * _LANES], spare[3 * _LANES :], 0
+    spare[: 3 * left], spare[3 * LANES : 3 * LANES + left] = centers[3 * start :], radii[start:]
+    return spare[: 3 * LANES], spare[3 * LANES :]
 
 
-@njit(cache=True, error_model="numpy", nogil=True, fastmath={"nnan", "nsz"})
-@no_type_check
-def _deepest(limit, other, start, count):
-    """The largest of the `count`, at most `SPAN`, from `start` on, of the lesser of two."""
-    run, second, most = limit[start : start + SPAN], other[start : start + SPAN], np.float32(-np.inf)
-    for a in range(SPAN):
-        most = max(most, min(run[a], second[a]) if a < count else np.float32(-np.inf))
-    return most
-
-
-@njit(cache=True, error_model="numpy", inline="always", nogil=True)
-@no_type_check
-def _behind(limit, other, rect, n, depth):
-    """Whether `depth` is no nearer than the `limit` of every token of `rect`, or than that of another."""
-    for row in range(rect[0], rect[1] + 1):
-        stop = row * n + rect[3] + 1
-        for start in range(row * n + rect[2], stop, SPAN):
-            if _deepest(limit, other, start, stop - start) > depth:
-                return False
-    return True
+_AT_ONCE = 128
+"""Blocks that are judged by one state of the z-buffer."""
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def pool_zbuffer(
-    centers,
-    radii,
-    block_rows,
-    view,
-    focal,
-    principal,
-    stride,
-    near,
-    max_half,
-    m,
-    n,
-    live,
-    front,
-    rect,
-    order,
-    other,
-    zbuf,
-):
-    """Nearest patch depth per token. `view [3 4]` and all geometry is float32; `zbuf [m*n + SPAN]` starts at infinity.
+def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order, other, tables, zbuf):
+    """Nearest patch depth per token: `zbuf [m*n]`, which starts at infinity; `eye` as in `_place`.
 
     Near blocks come first (`order`); one that lies behind what each of its tokens has is skipped. The `other` z-buffer
     is one that another thread fills meanwhile, or the same: whatever of it is seen lets blocks be skipped that the
-    nearest of both does not need.
+    nearest of both does not need. `tables` is scratch of `window_maxima`.
     """
-    depth, fronts, box = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32), np.empty(4 * _LANES, np.int32)
-    spare = np.zeros(4 * _LANES, np.float32)
-    for o in range(len(order)):
-        b = order[o]
-        if _behind(zbuf, other, rect[b], n, front[b]):
-            continue
-        stop = block_rows[live[b, 1] + 1]
-        for start in range(block_rows[live[b, 1]], stop, _LANES):
-            points, sizes, at = _whole_run(centers, radii, start, spare)
-            _, tall, wide = _place(
-                points,
-                sizes,
-                at,
-                stop - start,
-                view,
-                focal,
-                principal,
-                stride,
-                near,
-                max_half,
-                m,
-                n,
-                depth,
-                fronts,
-                box,
-            )
-            for a in range(_LANES):
-                z, top, left, bottom, right = (
-                    depth[a],
-                    box[a],
-                    box[2 * _LANES + a],
-                    box[_LANES + a],
-                    box[3 * _LANES + a],
-                )
-                aside = m * n + (a & (SPAN - 1))
-                for i in range(
-                    top, top + tall
-                ):  # as many for all: what cannot be foretold takes longer than a few more
-                    for j in range(left, left + wide):
-                        token = i * n + j if (i < bottom) & (j < right) else aside
-                        zbuf[token] = z if z < zbuf[token] else zbuf[token]
+    depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
+    spare, needed = np.zeros(4 * LANES, np.float32), np.empty(_AT_ONCE, np.int32)
+    tables[:] = np.inf
+    placed = 0
+    for begin in range(0, len(order), _AT_ONCE):
+        count = 0
+        for o in range(begin, min(begin + _AT_ONCE, len(order))):
+            b = order[o]
+            if front[b] < deepest(tables, rect[b], n):
+                needed[count] = live[b, 1]
+                count += 1
+        for c in range(count):
+            row = needed[c]
+            for start in range(block_rows[row], block_rows[row + 1], LANES):
+                points, sizes = _run(centers, radii, start, spare)
+                _place(points, sizes, block_rows[row + 1] - start, eye, m, n, depth, fronts, box)
+                for a in range(LANES):
+                    z = depth[a]
+                    for i in range(box[a], box[LANES + a]):
+                        for token in range(i * n + box[2 * LANES + a], i * n + box[3 * LANES + a]):
+                            if z < zbuf[token]:
+                                zbuf[token] = z
+        placed += count
+        if placed >= _AT_ONCE // 2:
+            window_maxima(zbuf, other, n, tables)
+            placed = 0
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def pool_visible(
-    centers,
-    radii,
-    block_rows,
-    view,
-    focal,
-    principal,
-    stride,
-    near,
-    max_half,
-    m,
-    n,
-    live,
-    front,
-    rect,
-    whole,
-    blocks,
-    limit,
-    landed,
-    shows,
-):
+def pool_visible(centers, radii, block_rows, eye, m, n, live, front, rect, whole, blocks, limit, tables, landed, shows):
     """Tokens that each group shows in front of everything else, and whether any patch of it landed `[k]`.
 
-    `shows [k w]` gets a bit a token, in row order, 64 a word. `limit [m*n + SPAN]` says how deep the nearest point of a
-    patch may lie to be seen. A block that can add no bit, because its tokens are covered by something nearer or known
-    of the group already, is skipped once it is known whether the group landed.
+    `shows [k w]` gets a bit a token, in row order, 64 a word. `limit [m*n]` says how deep the nearest point of a
+    patch may lie to be seen, `tables` its `window_maxima`. A block that can add no bit, because its tokens are covered
+    by something nearer or known of the group already, is skipped once it is known whether the group landed.
     """
-    depth, fronts, box = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32), np.empty(4 * _LANES, np.int32)
-    token, value = np.empty(_LANES, np.int32), np.empty(_LANES, np.float32)
-    spare, columns, nothing = np.zeros(4 * _LANES, np.float32), np.int32(n), np.float32(np.nan)
+    depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
+    spare = np.zeros(4 * LANES, np.float32)
     for b in range(len(live)):
-        k = live[b, 0]
-        if whole[b]:
-            landed[k] = True
-        if landed[k] and _idle(limit, rect[b], n, front[b] - blocks[live[b, 1], 6], shows[k]):
+        k, row = live[b, 0], live[b, 1]
+        landed[k] |= whole[b]
+        nearest = front[b] - blocks[row, 6]
+        if landed[k] and (nearest > deepest(tables, rect[b], n) or _idle(limit, rect[b], n, nearest, shows[k])):
             continue
-        stop = block_rows[live[b, 1] + 1]
-        for start in range(block_rows[live[b, 1]], stop, _LANES):
-            points, sizes, at = _whole_run(centers, radii, start, spare)
-            lands, tall, wide = _place(
-                points,
-                sizes,
-                at,
-                stop - start,
-                view,
-                focal,
-                principal,
-                stride,
-                near,
-                max_half,
-                m,
-                n,
-                depth,
-                fronts,
-                box,
-            )
-            landed[k] |= lands
-            for row in range(tall):
-                for column in range(wide):
-                    _tokens(box, fronts, row, column, columns, nothing, token, value)
-                    for a in range(_LANES):
-                        bit = np.uint64(value[a] <= limit[token[a]])  # NaN is not
-                        shows[k, token[a] >> 6] |= bit << np.uint64(token[a] & 63)
+        for start in range(block_rows[row], block_rows[row + 1], LANES):
+            points, sizes = _run(centers, radii, start, spare)
+            landed[k] |= _place(points, sizes, block_rows[row + 1] - start, eye, m, n, depth, fronts, box)
+            for a in range(LANES):
+                z = fronts[a]
+                for i in range(box[a], box[LANES + a]):
+                    for token in range(i * n + box[2 * LANES + a], i * n + box[3 * LANES + a]):
+                        shows[k, token >> 6] |= np.uint64(z <= limit[token]) << np.uint64(token & 63)
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)

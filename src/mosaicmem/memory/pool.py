@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +17,11 @@ Array = NDArray[Any]
 WORTH_A_THREAD = 3_000
 """Blocks of candidates, about a quarter of a millisecond of work, from which on a second thread is woken."""
 
+TURN = 4
+"""Groups that one thread takes before the next one takes as many."""
 
-def candidates(store: PatchStore, viewmat: Array, K: Array, grid: TokenGrid, near: float, shown: Array) -> list[int]:
+
+def candidates(store: PatchStore, viewmat: Array, K: Array, grid: TokenGrid, near: float, shown: Array) -> Array:
     """Positions of groups whose bounding sphere meets the frustum, of those `shown [g]`."""
     from mosaicmem.memory import _pool_kernels
 
@@ -34,7 +36,7 @@ def candidates(store: PatchStore, viewmat: Array, K: Array, grid: TokenGrid, nea
         near,
         inside,
     )
-    return (inside & shown).nonzero()[0].tolist()
+    return (inside & shown).nonzero()[0]
 
 
 @dataclass(frozen=True)
@@ -59,45 +61,45 @@ class PatchPoints:
     tau: float
     scratch: Scratch = field(default_factory=Scratch)
 
-    def seen(self, groups: list[int]) -> tuple[Array, Array]:
+    def seen(self, groups: Array | list[int]) -> tuple[Array, Array]:
         """Tokens `[k m*n]` that each group shows in front of everything else, and whether it is in view `[k]`."""
         shows, landed = self.shows(groups)
         m, n = self.grid.tokens
         return np.unpackbits(shows.view(np.uint8), axis=1, count=m * n, bitorder="little").astype(np.bool_), landed
 
-    def shows(self, groups: list[int]) -> tuple[Array, Array]:
+    def shows(self, groups: Array | list[int]) -> tuple[Array, Array]:
         """`seen` with a bit a token: `[k w]` uint64 in row order."""
         from mosaicmem.memory import _pool_kernels
 
         (m, n), active = self.grid.tokens, np.asarray(groups, np.int64)
         first_block = self.store.block_offsets.numpy()
         sizes = first_block[active + 1] - first_block[active]
-        total = int(sizes.sum())
-        parts = threads(2, worth=total >= WORTH_A_THREAD)
-        cuts = np.searchsorted(sizes.cumsum(), np.arange(1, parts) * (total / parts)).tolist()
-        ranges = list(itertools.pairwise([0, *cuts, len(groups)]))
+        parts = threads(2, worth=int(sizes.sum()) >= WORTH_A_THREAD)
+        turn = np.arange(len(groups)) // TURN % parts  # in turns, so that each part has near groups and far ones
+        which = [(turn == part).nonzero()[0] for part in range(parts)]
         landed = np.zeros(len(groups), np.bool_)
         shows = np.zeros((len(groups), -(-m * n // 64)), np.uint64)
-        zbufs = self.scratch("zbufs", (2, m * n + _pool_kernels.SPAN), np.float32)
+        zbufs = self.scratch("zbufs", (2, m * n), np.float32)
+        tables = self.scratch("tables", (2, 4, 4, m * n), np.float32)
         zbufs[:] = np.inf
-        found: list[_Live] = [self._live(int(sizes[a:b].sum()), part) for part, (a, b) in enumerate(ranges)]
-        patches, geometry = self._patches(), self._geometry()
+        found: list[_Live] = [self._live(int(sizes[own].sum()), part) for part, own in enumerate(which)]
+        patches, eye = self._patches(), self._eye()
 
         def nearest(part: int) -> None:
-            first, last = ranges[part]
-            found[part] = self._find(active[first:last], found[part])
+            found[part] = self._find(active, which[part], found[part])
             blocks = found[part]
             _pool_kernels.nearest_first(blocks.front, blocks.order)
             arguments = (blocks.live, blocks.front, blocks.rect, blocks.order)
-            _pool_kernels.pool_zbuffer(*patches, *geometry, *arguments, zbufs[1 - part], zbufs[part])
+            _pool_kernels.pool_zbuffer(*patches, eye, m, n, *arguments, zbufs[1 - part], tables[part], zbufs[part])
 
         for_each(nearest, parts, worth=parts > 1)
         limit = np.float32(1 + np.float32(self.tau)) * zbufs.min(0)
+        _pool_kernels.window_maxima(limit, limit, n, tables[0])
 
         def visible(part: int) -> None:
-            (first, last), blocks = ranges[part], found[part]
-            arguments = (blocks.live, blocks.front, blocks.rect, blocks.whole, self.store.blocks.numpy(), limit)
-            _pool_kernels.pool_visible(*patches, *geometry, *arguments, landed[first:last], shows[first:last])
+            blocks = found[part]
+            arguments = (blocks.live, blocks.front, blocks.rect, blocks.whole, self.store.blocks.numpy())
+            _pool_kernels.pool_visible(*patches, eye, m, n, *arguments, limit, tables[0], landed, shows)
 
         for_each(visible, parts, worth=parts > 1)
         return shows, landed
@@ -106,11 +108,12 @@ class PatchPoints:
         store = self.store
         return store.centers.numpy().reshape(-1), store.radii.numpy(), store.block_rows.numpy()
 
-    def _geometry(self) -> tuple[Array, Array, Array, Any, Any, Any, int, int]:
-        """The view in float32, as the loops over patches take it."""
-        view, lens = self.viewmat[:3].astype(np.float32), self.K.astype(np.float32)
-        limits = (np.float32(self.grid.token_stride), np.float32(self.near), np.float32(self.reach))
-        return view, lens.diagonal()[:2].copy(), lens[:2, 2].copy(), *limits, *self.grid.tokens
+    def _eye(self) -> Array:
+        """The view in float32, as the loops over patches take it, see `_pool_kernels._place`."""
+        eye = np.empty(19, np.float32)
+        eye[:12], eye[12:14], eye[14:16] = self.viewmat[:3].ravel(), self.K.diagonal()[:2], self.K[:2, 2]
+        eye[16:] = self.grid.token_stride, self.near, self.reach
+        return eye
 
     def _live(self, size: int, part: int) -> _Live:
         """Room for so many blocks."""
@@ -122,11 +125,11 @@ class PatchPoints:
             self.scratch(f"order{part}", (size,), np.int32),
         )
 
-    def _find(self, active: Array, room: _Live) -> _Live:
-        """The blocks of the `active` groups that may land in the view."""
+    def _find(self, active: Array, which: Array, room: _Live) -> _Live:
+        """The blocks of the groups `active[which]` that may land in the view."""
         from mosaicmem.memory import _pool_kernels
 
-        index = (self.store.blocks.numpy(), self.store.block_offsets.numpy(), active, *self.grid.tokens)
+        index = (self.store.blocks.numpy(), self.store.block_offsets.numpy(), active, which, *self.grid.tokens)
         lens = (self.K.diagonal()[:2].copy(), self.K[:2, 2].copy())
         limits = (float(self.grid.token_stride), float(self.near), float(self.reach))
         arrays = (room.live, room.front, room.rect, room.whole)
@@ -147,13 +150,13 @@ class _Live:
 
 def thin(
     points: PatchPoints,
-    groups: list[int],
+    groups: Array,
     limit: int,
     weights: Array,
     order: Array,
     decisions: Array,
     gains: Array,
-) -> list[int]:
+) -> Array:
     """The `limit` groups that together show most tokens; then most again, since a token is not all of its cells.
 
     `decisions [g]` and `gains [g]` get the reason of those left out and the cells they would have added.
@@ -163,9 +166,9 @@ def thin(
     shows, landed = points.shows(groups)
     picked, some, missing = *np.zeros((2, len(groups)), np.bool_), np.zeros(len(groups), np.int64)
     chosen = _pool_kernels.cover(shows, weights, order, limit, picked, missing, some)
-    positions, left = np.asarray(groups, np.int64), ~picked
-    gains[positions[left]] = missing[left] * points.grid.patch**2
+    left = ~picked
     reason = np.where(missing > 0, Reason.budget, Reason.duplicate)
     reason = np.where(some, reason, np.where(landed, Reason.hidden, Reason.outside))
-    decisions[positions[left]] = reason[left]
-    return positions[chosen].tolist()
+    gains[groups[left]] = missing[left] * points.grid.patch**2
+    decisions[groups[left]] = reason[left]
+    return groups[chosen]

@@ -1,0 +1,359 @@
+"""What one call of retrieval does, view by view: the steps of `mosaicmem.memory.retrieval`, and what views share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.memory._threads import Scratch, for_each, threads
+from mosaicmem.memory.mosaic import Mosaic, Reason
+from mosaicmem.memory.pool import PatchPoints, candidates, thin
+from mosaicmem.memory.store import PatchStore
+from mosaicmem.memory.surfaces import PixelMaps, tangent_planes
+
+if TYPE_CHECKING:
+    from mosaicmem.memory.retrieval import RetrievalConfig
+
+Array = NDArray[Any]
+
+WORTH_A_THREAD = 15_000
+"""Cells to land or to read, a quarter of a millisecond of work, from which on a second thread is woken."""
+
+_spare: list[Scratch] = []  # as many as views were ever under way at once; fresh pages cost as much as the work on them
+
+
+class Call:
+    """What the views of one call share: who may be shown, with which weight, tangent planes, and the answer."""
+
+    def __init__(self, store: PatchStore, cameras: Cameras, grid: TokenGrid, config: RetrievalConfig) -> None:
+        self.store, self.cameras, self.grid, self.config = store, cameras, grid, config
+        self.near = config.near * store.scale
+        self.viewmats, self.Ks = cameras.viewmats.contiguous().numpy(), cameras.Ks.contiguous().numpy()
+        self.shown = np.ones(len(store), np.bool_)
+        self.weights = np.ones(len(store))
+        self.places, self.lenses = store.places.numpy(), store.lenses.numpy()
+        frames, uids, generated, moved = store.numbers.numpy().T
+        self.observed, self.moved = generated == 0, moved != 0
+        self.ranks = np.arange(len(store))
+        times = store.times.numpy()[:, 0]
+        if not (times[:-1] < times[1:]).all():  # else they were remembered in order
+            self.ranks[np.lexsort((uids, frames, times))] = np.arange(len(store))
+        if config.prefer == "newer":
+            self.ranks = -self.ranks
+        count, (h, w), (m, n) = len(cameras), grid.cells, grid.tokens
+        self.owner, self.source = np.full((count, m, n), -1), np.full((count, h, w), -1)
+        self.covered = np.zeros((count, m, n), np.bool_)
+        self.uv, self.source_z = np.zeros((count, h, w, 2)), np.zeros((count, h, w))
+        self.depth = np.zeros((count, h, w))
+        self.decisions = np.full((count, len(store)), Reason.outside, np.int8)
+        self.gains = np.zeros((count, len(store)), np.float32)
+        self.picked: list[tuple[int, ...]] = [()] * count
+
+    def leave_out(self, at: float | None, context: Collection[int]) -> None:
+        """Say for every group that no view may show why not: nothing in it, out of its time, or in the context."""
+        since, until = self.store.times.numpy().T
+        over = until < np.inf if at is None else (since > at) | (at >= until)
+        reasons = [(over, Reason.superseded), (self.store.spheres.numpy()[:, 3] < 0, Reason.invalid)]
+        if context:
+            uids = self.store.numbers.numpy()[:, 1]
+            reasons.append((np.isin(uids, np.array(sorted(context), np.int64)), Reason.context))
+        for out, reason in reasons:
+            if out.any():
+                self.decisions[:, out] = reason
+                self.shown &= ~out
+
+    def set_weights(self, now: float | None) -> None:
+        """Origin, and age by `half_life`; however old, better than nothing."""
+        self.weights = np.where(self.observed, 1.0, self.config.generated)
+        if self.config.half_life is None or not len(self.store):
+            return
+        times = self.store.times.numpy()[:, 0]
+        age = np.maximum(0.0, (times.max() if now is None else now) - times)
+        self.weights = np.maximum(self.weights * 0.5 ** (age / self.config.half_life), 1e-9)
+
+    def fill(self) -> None:
+        """Answer every view."""
+        h, w = self.grid.cells
+        work = min(len(self.store), self.config.pool) * h * w  # of a view: of small ones most is Python's own share
+
+        def view(i: int) -> None:
+            scratch = _spare.pop() if _spare else Scratch()
+            _View(self, i, scratch).fill()
+            _spare.append(scratch)
+
+        for_each(view, len(self.cameras), worth=len(self.cameras) > 1 and work >= WORTH_A_THREAD)
+
+    def order(self, groups: Array) -> Array:
+        """Positions in `groups` from whom ties favour most to least."""
+        return self.ranks[groups].argsort()
+
+    def mosaic(self) -> Mosaic:
+        return Mosaic(
+            owner=torch.from_numpy(self.owner),
+            source=torch.from_numpy(self.source),
+            source_uv=torch.from_numpy(self.uv),
+            source_depth=torch.from_numpy(self.source_z),
+            depth=torch.from_numpy(self.depth),
+            good=torch.from_numpy(self.source >= 0),
+            covered=torch.from_numpy(self.covered),
+            picked=tuple(self.picked),
+            decisions=torch.from_numpy(self.decisions),
+            gains=torch.from_numpy(self.gains),
+            grid=self.grid,
+            cameras=self.cameras,
+        )
+
+
+class _View:
+    """One view's retrieval, step by step; holds the arrays the steps share."""
+
+    def __init__(self, call: Call, index: int, scratch: Scratch) -> None:
+        self.call, self.index, self.grid, self.config = call, index, call.grid, call.config
+        self.scratch = scratch
+        self.viewmat, self.K = call.viewmats[index], call.Ks[index]
+        self.lens = self.K.diagonal()[:2].copy(), self.K[:2, 2].copy()
+        self.decisions, self.gains = call.decisions[index], call.gains[index]
+
+    def fill(self) -> None:
+        """Write this view's rows of the call's answer."""
+        pool = self._pool()
+        if not len(pool):
+            return
+        landing = self._land(pool)
+        picks = self._pick(pool, landing)
+        if len(picks):
+            self._assign(pool[picks], picks, landing)
+
+    def _worth(self, groups: int) -> bool:
+        h, w = self.grid.cells
+        return groups * h * w >= WORTH_A_THREAD
+
+    def _slack(self) -> float:
+        """Tangent of the angle under which a camera far away sees `look_past` cells of the view."""
+        return self.config.look_past * self.grid.stride / float(self.lens[0].max())
+
+    def _pool(self) -> Array:
+        """R1: the groups to look at cell by cell."""
+        call, config = self.call, self.config
+        groups = candidates(call.store, self.viewmat, self.K, self.grid, call.near, call.shown)
+        if len(groups) <= config.pool:
+            return groups
+        reach = config.rho_max * self.grid.token_stride / 2
+        points = PatchPoints(
+            call.store, self.viewmat, self.K, self.grid, call.near, reach, 2 * config.tau, self.scratch
+        )
+        weights = call.weights[groups]
+        return thin(points, groups, config.pool, weights, call.order(groups), self.decisions, self.gains)
+
+    def _land(self, pool: Array) -> _Landing:
+        """R2, R3: the cells of every group of the pool in the view, z-buffered within each group."""
+        from mosaicmem.memory import _kernels
+
+        call, shape = self.call, (len(pool), *self.grid.cells)
+        planes: list[Array] = [np.empty(0)] * len(pool)
+
+        def prepare(k: int) -> None:
+            planes[k] = tangent_planes(call.store.group(int(pool[k])))
+
+        for_each(prepare, len(pool), worth=self._worth(len(pool)))
+        landing = _Landing(
+            planes=planes,
+            maps=PixelMaps.between(call.places[pool], call.lenses[pool], self.viewmat, self.K),
+            moved=call.moved[pool],
+            zmin=self.scratch("zmin", shape, np.float64),
+            hit=self.scratch("hit", shape, np.int32),
+            depth=self.scratch("depth", shape, np.float64),
+            rho=self.scratch("rho", shape, np.float64),
+            block=self.scratch("block", shape, np.float64),
+            quality=self.scratch("quality", shape, np.float64),
+        )
+        counts = np.zeros((len(pool), 2), np.int64)
+
+        def land(k: int) -> None:
+            counts[k] = _kernels.splat_cells(
+                planes[k],
+                landing.maps.P[k],
+                float(self.grid.stride),
+                call.near,
+                self.config.rho_max,
+                self.config.tau,
+                landing.zmin[k],
+                landing.hit[k],
+                landing.depth[k],
+                landing.rho[k],
+                landing.block[k],
+            )
+
+        for_each(land, len(pool), worth=self._worth(len(pool)))
+        landed, coarse = counts.T
+        reason = np.where(coarse == landed, Reason.coarse, Reason.hidden)
+        self.decisions[pool] = np.where(landed > 0, reason, self.decisions[pool])
+        return landing
+
+    def _pick(self, pool: Array, landing: _Landing) -> Array:
+        """R4: greedy union coverage; a cell counts by how well a group shows it."""
+        from mosaicmem.memory import _choice_kernels
+
+        h, w = self.grid.cells
+
+        strips = 4 if threads(2, worth=self._worth(len(pool))) > 1 else 1
+
+        def rate(strip: int) -> None:
+            _choice_kernels.view_quality(
+                landing.zmin,
+                landing.depth,
+                landing.rho,
+                self.config.tau,
+                landing.maps.center,
+                landing.moved,
+                *self.lens,
+                float(self.grid.stride),
+                np.deg2rad(self.config.view_angle),
+                self._slack(),
+                strip * h // strips,
+                (strip + 1) * h // strips,
+                landing.quality,
+            )
+
+        for_each(rate, strips, worth=self._worth(len(pool)))
+        picked = np.zeros(len(pool), np.bool_)
+        gains, left, total = np.zeros((3, len(pool)))
+        gain_min = self.config.gain_min * h * w
+        picks = _choice_kernels.greedy_cover(
+            landing.quality.reshape(len(pool), -1),
+            self.call.weights[pool],
+            self.call.order(pool),
+            self.config.max_sources,
+            gain_min,
+            picked,
+            gains,
+            left,
+            total,
+        )
+        self.gains[pool] = np.where(picked, gains, left)
+        reason = np.where(total > 0, Reason.duplicate, self.decisions[pool])
+        reason = np.where((left >= gain_min) & (left > 0), Reason.budget, reason)
+        self.decisions[pool] = np.where(picked, Reason.kept, reason)
+        return picks
+
+    def _read(self, picks: Array, landing: _Landing) -> _Reading:
+        """R5: follow the view's rays back into each picked source."""
+        from mosaicmem.memory import _kernels
+
+        shape = (len(picks), *self.grid.cells)
+        reading = _Reading(
+            uv=self.scratch("uv", (*shape, 2), np.float64),
+            source_z=self.scratch("source_z", shape, np.float64),
+            depth=self.scratch("refined", shape, np.float64),
+            good=self.scratch("good", shape, np.bool_),
+        )
+
+        h, worth = self.grid.cells[0], self._worth(len(picks))
+        strips = 4 if threads(2, worth=worth) > 1 else 1  # so that few picks keep all threads busy
+
+        def read(part: int) -> None:
+            slot, strip = divmod(part, strips)
+            k = picks[slot]
+            _kernels.read_back(
+                landing.planes[k],
+                landing.maps.P[k],
+                landing.maps.Q[k],
+                float(self.grid.stride),
+                self.call.near,
+                self.config.tau,
+                self.config.tau_surface,
+                self.config.min_weight,
+                self.config.refine_steps,
+                strip * h // strips,
+                (strip + 1) * h // strips,
+                landing.hit[k],
+                landing.depth[k],
+                reading.uv[slot],
+                reading.source_z[slot],
+                reading.depth[slot],
+                reading.good[slot],
+            )
+
+        for_each(read, len(picks) * strips, worth=worth)
+        return reading
+
+    def _assign(self, groups: Array, picks: Array, landing: _Landing) -> None:
+        """R6: an owner for every token, a source for every cell."""
+        from mosaicmem.memory import _choice_kernels
+
+        call, i, p = self.call, self.index, self.grid.patch
+        read = self._read(picks, landing)
+        _choice_kernels.assign_owners(
+            read.good,
+            read.depth,
+            landing.block,
+            landing.quality,
+            picks,
+            groups,
+            call.weights[groups],
+            self.config.tau,
+            landing.maps.center,
+            landing.moved,
+            *self.lens,
+            float(self.grid.stride),
+            self._slack(),
+            p,
+            max(1, int(np.ceil(self.config.min_cells * p * p))),
+            read.uv,
+            read.source_z,
+            call.owner[i],
+            call.source[i],
+            call.covered[i],
+            call.uv[i],
+            call.source_z[i],
+            call.depth[i],
+        )
+        if self.config.max_tokens is not None:
+            _keep_best(call.source[i], call.covered[i], call.owner[i], p, self.config.max_tokens)
+            call.depth[i][call.source[i] < 0] = 0
+        call.picked[i] = tuple(groups.tolist())
+
+
+@dataclass(frozen=True)
+class _Landing:
+    """The cells of `k` groups in a view's grid `[h w]`, each group z-buffered by itself."""
+
+    planes: list[Array]  # [3 h+2 w+2] each
+    maps: PixelMaps
+    moved: Array  # [k] bool
+    zmin: Array  # [k h w] nearest depth, inf where nothing lands
+    hit: Array  # [k h w] row-major source cell
+    depth: Array  # [k h w] depth of that cell in the view
+    rho: Array  # [k h w] its magnification
+    block: Array  # [k h w] nearest depth of what is magnified too far to be shown, but stands in the way
+    quality: Array  # [k h w] how well the group shows the cell, 0 where hidden
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Picked groups read back at a view's cells."""
+
+    uv: Array  # [k h w 2] source pixels
+    source_z: Array  # [k h w] depth of the ray point in the source
+    depth: Array  # [k h w] refined depth in the view
+    good: Array  # [k h w] bool
+
+
+def _keep_best(source: Array, covered: Array, owner: Array, patch: int, limit: int) -> None:
+    """Turn all but the `limit` best served tokens into holes, in place; ties in row order."""
+    m, n = covered.shape
+    served = (source >= 0).reshape(m, patch, n, patch).sum((1, 3))
+    rank = np.argsort(np.where(covered, -served, 1).ravel(), kind="stable")
+    drop = np.ones(m * n, np.bool_)
+    drop[rank[:limit]] = False
+    drop = drop.reshape(m, n) & covered
+    covered[drop] = False
+    owner[drop] = -1
+    source[drop.repeat(patch, 0).repeat(patch, 1)] = -1

@@ -1,0 +1,79 @@
+"""What lets thinning skip blocks: how deep a part of the z-buffer is at most."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras
+from tests.memory.test_reference import random_store
+
+from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels
+from mosaicmem.memory.pool import PatchPoints
+
+
+@given(st.integers(1, 30), st.integers(1, 52), st.integers(0, 10_000))
+def test_the_depth_of_a_rectangle_is_that_of_its_deepest_token(m: int, n: int, seed: int) -> None:
+    """Of two z-buffers, the lesser counts; a rectangle of more than 16 may be anything, an empty one is behind all."""
+    random = np.random.default_rng(seed)
+    first, second = random.random((2, m * n), np.float32) + 1
+    tables = np.full((4, 4, m * n), np.nan, np.float32)
+    _pool_kernels.window_maxima(first, second, n, tables)
+    lesser = np.minimum(first, second).reshape(m, n)
+    for _ in range(20):
+        top, bottom = np.sort(random.integers(0, m, 2))
+        left, right = np.sort(random.integers(0, n, 2))
+        rect = np.array([top, bottom, left, right], np.int16)
+        found = _pool_kernels.deepest(tables, rect, n)
+        if max(bottom - top, right - left) < 16:
+            assert found == lesser[top : bottom + 1, left : right + 1].max()
+        else:
+            assert found == np.inf
+    assert _pool_kernels.deepest(tables, np.array([1, 0, 0, 0], np.int16), n) == 0
+
+
+@pytest.mark.parametrize("deeper", [1.0, 3.0])
+def test_blocks_are_skipped_by_no_more_than_the_z_buffer_says(deeper: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told that the z-buffer is deeper than it is, thinning takes longer and sees the same."""
+    store, view, config = random_store(12, 4, holes=0.0), random_room_cameras(1, 104), RetrievalConfig()
+    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
+    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    expected = points.seen(list(range(len(store))))
+    maxima = _pool_kernels.window_maxima.py_func
+
+    def told(values: np.ndarray, other: np.ndarray, n: int, tables: np.ndarray) -> None:
+        maxima(values, other, n, tables)
+        tables *= deeper
+
+    monkeypatch.setattr(_pool_kernels, "window_maxima", told)
+    seen = points.seen(list(range(len(store))))
+    np.testing.assert_array_equal(seen[0], expected[0])
+    np.testing.assert_array_equal(seen[1], expected[1])
+    monkeypatch.setattr(_pool_kernels, "window_maxima", lambda values, other, n, tables: tables.fill(1e-3))
+    assert not np.array_equal(points.seen(list(range(len(store))))[0], expected[0]), "a bound that is too low hides"
+
+
+def test_a_block_that_is_not_full_ends_where_it_ends() -> None:
+    """Patches are placed sixteen at a time; those of the next group stand right behind."""
+    frame, (m, n) = keyframe(4.0, camera()), GRID.tokens
+    masks = torch.zeros(2, m, n, dtype=torch.bool)
+    masks[0, 0, 0] = masks[1, m - 1, n - 1] = True
+    store = PatchStore.from_groups([Group(frame, torch.eye(4).double(), mask, i) for i, mask in enumerate(masks)])
+    view = camera()
+    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, 0.04, 16.0, 0.2)
+    seen, landed = points.seen([0, 1])
+    np.testing.assert_array_equal(seen.reshape(2, m, n), masks)
+    assert landed.all()
+
+
+@pytest.mark.parametrize(("up", "lands"), [(0.0, True), (2.4, False), (-2.4, False)])
+def test_what_lies_above_or_below_the_image_does_not_land(up: float, lands: bool) -> None:
+    """A patch straight ahead, from `up` metres aside 60 pixels off the middle of an image 128 wide and 64 high."""
+    mask = torch.zeros(GRID.tokens, dtype=torch.bool)
+    mask[GRID.tokens[0] // 2, GRID.tokens[1] // 2] = True
+    store = PatchStore.from_groups([Group(keyframe(4.0, camera()), torch.eye(4).double(), mask, 0)])
+    view = camera(at=(0, up, 0))
+    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, 0.04, 16.0, 0.2)
+    assert points.seen([0])[1].tolist() == [lands]
