@@ -53,7 +53,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
     "sampling.steps": (WALK, 2, ()),
     "sampling.guidance": (WALK, 2.0, ()),
     "sampling.event_guidance": (WALK, 1.0, ("--event=4:the light goes out",)),
-    "sampling.guided_above": (WALK, 0.0, ("--event=4:the light goes out",)),
+    "sampling.guidance_limit": (WALK, 0.001, ("--event=4:the light goes out",)),
     "sampling.shift": (WALK, 1.0, ()),
     "sampling.method": (WALK, "euler", ()),
     "sampling.use_cameras": (WALK, False, ()),

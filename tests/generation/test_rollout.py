@@ -397,14 +397,27 @@ def test_every_decoded_frame_is_refined_by_what_memory_shows_of_that_very_frame(
     assert np.array_equal(rollout_step(models, begun, path, rope)[1].frames_u8, plain), "it would read Warped Latent"
 
 
-def test_where_something_happens_guidance_leads_away_from_the_caption_alone():
+def test_guidance_leads_away_from_what_was_said_before_in_the_window_where_something_begins():
     recorder = _Recorder([])
     models = Models(PixelShuffleVAE(1, 4), recorder)
-    script = Script("a wall.", (Cue(5, "the light goes out"),))
-    for _ in rollout(models, _started(models, x=2.0), _path([2.0 + 0.1 * i for i in range(1, 13)]), 5, script=script):
+    script = Script("a wall.", (Cue(5, "the light goes out"), Cue(13, "the ball turns red")))
+    for _ in rollout(models, _started(models, x=2.0), _path([2.0 + 0.1 * i for i in range(1, 25)]), 5, script=script):
         pass
     words = [(request.prompt, request.avoid) for request in recorder.requests]
-    assert words[0] == ("a wall.", "") and set(words[2:]) == {("a wall. the light goes out.", "a wall.")}
+    dark = "a wall. the light goes out."
+    red = f"{dark} the ball turns red."
+    begun = [("a wall.", ""), (dark, "a wall."), (dark, ""), (red, dark), (red, "")]
+    assert list(dict.fromkeys(words)) == begun
+    assert words.count((dark, "a wall.")) == words.count((red, dark)) == 1
+    # an event that holds from the start begins with the first window, also where that hands out a given frame alone
+    given = replace(_started(models), prompt="", avoid="")
+    recorder.requests.clear()
+    at_once = Script("a wall.", (Cue(0, "the light goes out"),))
+    for _ in rollout(
+        models, given, Cameras.cat([given.camera, _path([0.1 * i for i in range(1, 9)])]), 5, script=at_once
+    ):
+        pass
+    assert [r.avoid for r in recorder.requests if r.noise.numel()] == ["a wall.", ""]
 
 
 def test_the_past_of_observed_frames_is_their_newest_group():

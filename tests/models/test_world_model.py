@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -117,28 +118,48 @@ def evaluations(model: WorldModel, whole: WindowRequest) -> list[tuple[Tensor, T
 
 def test_guidance_is_a_line_through_the_answers_with_and_without_text():
     whole = request()
-    without, plain, beyond = (world(steps=1, guidance=g).generate(whole) for g in (0.0, 1.0, 2.0))
+    free = 1e6
+    without, plain, beyond = (world(steps=1, guidance=g, guidance_limit=free).generate(whole) for g in (0.0, 1.0, 2.0))
     torch.testing.assert_close(beyond - plain, plain - without, rtol=1e-3, atol=1e-4)
     assert differs(beyond, plain)
     torch.testing.assert_close(without, world(steps=1).generate(replace(whole, prompt="")), rtol=1e-4, atol=1e-5)
     # away from other words, if there are some
     away, other = replace(whole, avoid="a room with a ball"), replace(whole, prompt="a room with a ball")
     torch.testing.assert_close(
-        world(steps=1, event_guidance=0.0).generate(away), world(steps=1).generate(other), rtol=1e-4, atol=1e-5
+        world(steps=1, event_guidance=0.0, guidance_limit=free).generate(away),
+        world(steps=1).generate(other),
+        rtol=1e-4,
+        atol=1e-5,
     )
     assert torch.equal(world(steps=1, event_guidance=1.0, guidance=5.0).generate(away), plain)
     assert torch.equal(world(steps=1, event_guidance=5.0).generate(whole), plain), "nothing happens"
-    further = world(steps=1, event_guidance=2.0).generate(away)
+    further = world(steps=1, event_guidance=2.0, guidance_limit=free).generate(away)
     assert differs(further, beyond) and differs(further, plain)
     # it costs a second evaluation, and only where there is text to follow
     assert len(evaluations(world(steps=3), whole)) == 3
-    assert len(evaluations(world(steps=3, guidance=2.0), whole)) == 4, "at the highest noise"
-    assert len(evaluations(world(steps=3, guidance=2.0, guided_above=0.0), whole)) == 6
+    assert len(evaluations(world(steps=3, guidance=2.0), whole)) == 6
     assert len(evaluations(world(steps=3, guidance=2.0), replace(whole, prompt=""))) == 3
-    assert len(evaluations(world(steps=3), away)) == 4
-    assert differs(
-        world(steps=3, guidance=2.0, guided_above=0.0).generate(whole), world(steps=3, guidance=2.0).generate(whole)
-    )
+    assert len(evaluations(world(steps=3), away)) == 6
+
+
+def test_guidance_goes_no_further_than_its_limit():
+    whole = request()
+    plain, free = (world(steps=1, guidance=g, guidance_limit=1e6).generate(whole) for g in (1.0, 3.0))
+    gain = torch.tensor([2.0, 1.0, 0.5, 0.0])[:, None, None]
+
+    def led(limit: float) -> Tensor:
+        model = world(steps=1, guidance=3.0, guidance_limit=limit)
+        model.network.gain[1] = gain.flatten()
+        return model.generate(whole) - plain
+
+    def in_pixels(change: Tensor) -> float:
+        return float((gain * change).square().sum(1).mean().sqrt())
+
+    whole_way = in_pixels(free - plain)
+    torch.testing.assert_close(led(2 * whole_way), free - plain, rtol=1e-3, atol=1e-4)
+    half = led(whole_way / 2)
+    assert math.isclose(in_pixels(half), whole_way / 2, rel_tol=1e-3)
+    torch.testing.assert_close(half, (free - plain) / 2, rtol=1e-3, atol=1e-4)
 
 
 def test_the_anchor_is_clean_and_stays():
@@ -217,7 +238,7 @@ def test_cameras_of_the_past_are_a_row_in_front():
 
 
 @pytest.mark.parametrize(
-    "values", [{"steps": 0}, {"shift": 0.0}, {"guidance": -1.0}, {"event_guidance": -1.0}, {"guided_above": 1.0}]
+    "values", [{"steps": 0}, {"shift": 0.0}, {"guidance": -1.0}, {"event_guidance": -1.0}, {"guidance_limit": 0.0}]
 )
 def test_settings_out_of_range_are_refused(values):
     with pytest.raises(ConfigError, match="out of range"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
@@ -25,7 +26,9 @@ from mosaicmem.training.world_task import (
     WorldTaskConfig,
     _window_start,
     choose_keyframes,
+    deal,
     families,
+    twins_apart,
 )
 
 STEADY: dict[str, Any] = {
@@ -627,15 +630,66 @@ def test_twins_share_window_and_noise_and_differ_in_what_happens_and_what_is_sai
     batch = task.batch(2)
     for first in (0, 3):
         trio = range(first, first + TWINS)
-        assert len({tuple(batch.words[i].tolist()) for i in trio} - {(0,) * 12}) >= 2
+        assert len({tuple(batch.words[i].tolist()) for i in trio} - {(0,) * 12}) == TWINS, "each is told what happens"
         for i in trio:
             assert torch.equal(batch.noise[i], batch.noise[first]) and batch.sigma[i] == batch.sigma[first]
             assert torch.equal(batch.latents[i, :, 0], batch.latents[first, :, 0]), "what was before is the same"
             apart = batch.latents[i, :, 1:] - batch.latents[first, :, 1:]
             torch.testing.assert_close(apart, torch.full_like(apart, i - first), rtol=0, atol=2e-3)  # 16 bits in files
     assert not torch.equal(batch.noise[3], batch.noise[0]) and not torch.equal(batch.noise[7], batch.noise[6])
-    halves = [world_task(paths, batch=8, twins=0.8, recent=0.0).batch(2, rank, 2) for rank in (0, 1)]
-    for rank, half in enumerate(halves):
-        assert torch.equal(half.latents, batch.latents[rank::2]) and torch.equal(half.words, batch.words[rank::2])
+    assert batch.twins.tolist() == [0, 0, 0, 1, 1, 1, -1, -1]
+    for rank, mine in enumerate(([0, 1, 2, 6], [3, 4, 5, 7])):
+        half = world_task(paths, batch=8, twins=0.8, recent=0.0).batch(2, rank, 2)
+        assert torch.equal(half.latents, batch.latents[mine]) and torch.equal(half.words, batch.words[mine])
+        assert torch.equal(half.twins, batch.twins[mine])
     alone = world_task(paths, batch=8, twins=0.0, recent=0.0).batch(2)
     assert not torch.equal(alone.noise[1], alone.noise[0]), "control"
+
+
+@given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 8))
+def test_every_sample_is_dealt_once_as_many_to_each_and_twins_stay_together(world_size, each, threes):
+    batch, twins = world_size * each, TWINS * threes
+    if twins > batch or TWINS * -(-threes // world_size) > each:
+        with pytest.raises(ConfigError, match="larger batch"):
+            deal(batch, twins, 0, world_size)
+        return
+    hands = [deal(batch, twins, rank, world_size) for rank in range(world_size)]
+    assert sorted(i for hand in hands for i in hand) == list(range(batch)) and {len(hand) for hand in hands} == {each}
+    for hand in hands:
+        for first in range(0, twins, TWINS):
+            assert len({first, first + 1, first + 2} & set(hand)) in (0, TWINS)
+
+
+def test_what_twins_err_in_common_does_not_count_as_apart():
+    generator = torch.Generator().manual_seed(0)
+    common, own = torch.randn(1, 4, 2, 3, 3, generator=generator), torch.randn(7, 4, 2, 3, 3, generator=generator)
+    twins = torch.tensor([0, 0, 0, -1, 2, 2, 2])
+    assert float(twins_apart(common.expand(7, -1, -1, -1, -1), twins)) < 1e-12
+    apart = twins_apart(own, twins)
+    torch.testing.assert_close(twins_apart(own + 5 * common, twins), apart, rtol=1e-4, atol=1e-6)
+    by_hand = sum(float((own[i] - own[k : k + 3].mean(0)).square().sum()) for k in (0, 4) for i in range(k, k + 3))
+    assert math.isclose(float(apart), by_hand / own.numel(), rel_tol=1e-5)
+    assert float(twins_apart(own, torch.full((7,), -1))) == 0.0
+
+
+def test_a_model_that_ignores_words_pays_for_it_apart(tmp_path):
+    """Twins that differ by 1 in half of the cells: whoever answers all alike is apart by the spread of the three."""
+    for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"), ("5-2", "green"))):
+        clip = make_latents(5, event=17)
+        groups = clip.groups.clone()
+        groups[4:] += k
+        write_latents(tmp_path / f"{name}.safetensors", replace(clip, event=f"the ball turns {colour}", groups=groups))
+    paths = sorted(tmp_path.glob("*.safetensors"))
+    task = world_task(paths, batch=3, twins=1.0, apart=2.0, recent=0.0)
+    batch = task.batch(0)
+    batch = replace(batch, sigma=torch.ones(3))  # what is asked shows nothing of the answer
+    with torch.no_grad():
+        loss, metrics = task.loss(task.module, batch)
+        deaf = replace(batch, words=torch.zeros_like(batch.words))
+        _, ignored = task.loss(task.module, deaf)
+        off = world_task(paths, batch=3, twins=1.0, recent=0.0)
+        off.module.load_state_dict(task.module.state_dict())
+        plain, none = off.loss(off.module, batch)
+    # answers that are equal leave exactly the truths' own spread: (1 + 0 + 1) / 3, channels weighing 1 on average
+    assert math.isclose(ignored["apart"], 2 / 3, rel_tol=0.02) and "apart" not in none
+    assert math.isclose(float(loss - plain), 2.0 * metrics["apart"], rel_tol=1e-3)

@@ -94,15 +94,15 @@ def rollout(
     """
     temporal = models.vae.temporal
     check_window(window, temporal)
-    start = 0
+    start, said = 0, script.caption if script else ""
     while start < len(cameras):
         first = start + int(_starts_at_anchor(state, cameras[start]))
         stop = first + window - 1
         if script is not None:
             if start == 0:
                 script.check(len(cameras), first, temporal)
-            prompt = script.prompt(first)
-            state = replace(state, prompt=prompt, avoid=script.caption if prompt != script.caption else "")
+            before, said = said, script.prompt(first)
+            state = replace(state, prompt=said, avoid=before if said != before else state.avoid)
             stop = script.end_of_window(first, stop, temporal)
         state, event = rollout_step(models, state, cameras[start:stop], config)
         start += len(event.frames)
@@ -148,7 +148,7 @@ def rollout_step(
     if numbers:
         with clock("lift"):
             new = _move_anchor(models, new, frames[-1], window.cameras, numbers[-1], depth.depth[-1], config)
-        new = replace(new, past=_past(models, latents, window.cameras))
+        new = replace(new, past=_past(models, latents, window.cameras), avoid="")  # it has begun
     with clock("show"):
         pictures = _pictures(models, request, config.show_mosaic)
     event = RolloutEvent(

@@ -43,7 +43,7 @@ class RolloutState:
         depth_scale: Factor last found between estimated depth and memory, or None.
         seed: Of all noise.
         prompt: Of the windows to come.
-        avoid: What guidance leads away from in them: the prompt without what happens.
+        avoid: What guidance leads away from in the next of them, in which something begins: the prompt without that.
         fps: Frames a second, for the times of keyframes.
         past: The frames that end with the anchor, where they are known; cameras float64.
     """

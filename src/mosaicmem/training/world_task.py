@@ -61,6 +61,8 @@ class WorldTaskConfig:
         event: Share of samples of a clip with an event that begin right at it.
         twins: Share of samples that come in threes where clips have twins (`cache.render_twins`): one window and one
             noise, right after the event, and all that differs is what happens and what is said.
+        apart: What an error in how twins differ counts beside the error of each. In the difference cancels what
+            nobody can know, such as where a ball will be, and what words change is left.
         pixels: What an error in decoded frames counts beside one in latents, where the autoencoder can be
             differentiated.
         pixel_cells: Side of the square, in cells, of every latent that is decoded for it.
@@ -84,6 +86,7 @@ class WorldTaskConfig:
     moving: float = 8.0
     event: float = 0.4
     twins: float = 0.0
+    apart: float = 0.0
     pixels: float = 10.0
     pixel_cells: int = 8
     shift: float = 2.0
@@ -101,6 +104,7 @@ class WorldBatch:
     words: Int64[Tensor, "b s"]
     memory: MemoryBatch | None
     cameras: TokenCameras
+    twins: Int64[Tensor, " b"]  # samples of one number are twins; -1 has none
     past: Float[Tensor, "b c h w"] | None = None
 
 
@@ -128,6 +132,8 @@ class WorldTask:
         self.module.transformer.look_at_own_place()
         self._paths, self._held_out = list(paths), list(held_out)
         self._families = families(self._paths) if self.settings.twins else []
+        many = int(self.settings.twins * self.settings.batch) // TWINS if self._families else 0
+        self._in_threes = TWINS * many  # the first so many samples of a step
         if not self._paths:
             raise ConfigError("no encoded clips to train on; render and encode some first")
 
@@ -135,9 +141,8 @@ class WorldTask:
         """The samples of a step that belong to a rank: a function of seed, step and rank, and of the weights where
         the model rehearses."""
         first = step * self.settings.batch
-        return self._collate(
-            [self._sample(self._paths, first + i) for i in range(rank, self.settings.batch, world_size)]
-        )
+        members = deal(self.settings.batch, self._in_threes, rank, world_size)
+        return self._collate([self._sample(self._paths, first + i) for i in members])
 
     def samples(self, indices: Sequence[int], *, held_out: bool = False) -> tuple[list[dict[str, Any]], WorldBatch]:
         """Windows by number, for tasks that go on from what this model makes of them, and their batch.
@@ -164,6 +169,10 @@ class WorldTask:
         loss = flow_loss(out, x0, batch.noise, sigma, kind, weight=weight * batch.weight)
         guess = x0_from(out, noisy, sigma, kind)
         metrics: dict[str, float] = {}
+        if self._in_threes and self.settings.apart:
+            differ = twins_apart(weight.sqrt() * (guess - x0), batch.twins)
+            loss = loss + self.settings.apart * differ
+            metrics["apart"] = float(differ.detach())
         if self._decoder is not None:
             cells = self.settings.pixel_cells if torch.is_grad_enabled() else max(x0.shape[-2:])
             flat = [z.transpose(1, 2).flatten(0, 1) for z in (guess, x0, batch.weight)]
@@ -206,8 +215,9 @@ class WorldTask:
     def _sample(self, paths: list[Path], index: int, plain: bool = False) -> dict[str, Any]:
         cfg, at_event = self.settings, self.settings.event
         step_number, member = divmod(index, cfg.batch)
-        if not plain and self._families and member // TWINS < int(cfg.twins * cfg.batch) // TWINS:
-            rng, at_event = np.random.default_rng((cfg.seed, step_number, member // TWINS)), 1.0
+        twins = member // TWINS if not plain and member < self._in_threes else -1
+        if twins >= 0:
+            rng, at_event = np.random.default_rng((cfg.seed, step_number, twins)), 1.0
             clip = read_latents(self._families[int(rng.integers(len(self._families)))][member % TWINS])
         else:
             rng = np.random.default_rng((cfg.seed, index))
@@ -223,7 +233,9 @@ class WorldTask:
         if not plain and rng.random() < cfg.rehearse:
             history, groups = self._rehearsed(clip, history, start, rng, generator)
         past = groups[start - 1] if with_past else None
-        return self._window(clip, history, start, rng, generator, plain, alignment, past)
+        sample = self._window(clip, history, start, rng, generator, plain, alignment, past) | {"twins": twins}
+        # twins without words would be one question with three answers
+        return sample if twins < 0 else sample | {"prompt": _prompt(clip, told=True)}
 
     def _window(
         self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator,
@@ -242,14 +254,13 @@ class WorldTask:
             past = None if past is None else past + level * torch.randn(past.shape, generator=generator)
         tokens, shown = self._memory(clip, history, start, told, window, rng, generator, plain, alignment)
         with_cameras = plain or rng.random() >= cfg.no_cameras
-        prompt = f"{clip.caption} {clip.event}." if told else clip.caption
         sigma = draw_sigma(1, generator, cfg.shift)
         return {
             "latents": torch.cat([anchor, groups]).transpose(0, 1),
             "sigma": sigma[0],
             "noise": torch.randn(groups.transpose(0, 1).shape, generator=generator),
             "weight": cell_weights(clip, slice(start, start + cfg.latents), cfg.moving),
-            "prompt": prompt if plain or rng.random() >= cfg.no_text else "",
+            "prompt": _prompt(clip, told) if plain or rng.random() >= cfg.no_text else "",
             "tokens": tokens,
             "shown": shown,
             "still": clip.image[start + 1 : start + cfg.latents + 1],
@@ -347,8 +358,42 @@ class WorldTask:
             tokenize([s["prompt"] for s in samples], self.words),
             batch if len(batch) else None,
             cameras,
+            torch.tensor([s.get("twins", -1) for s in samples]),
             torch.stack(past) if past else None,
         )
+
+
+def _prompt(clip: LatentClip, told: bool) -> str:
+    return f"{clip.caption} {clip.event}." if told else clip.caption
+
+
+def deal(batch: int, in_threes: int, rank: int, world_size: int) -> list[int]:
+    """Samples of a step that a rank makes, as many as every other; twins stay together.
+
+    Args:
+        in_threes: The first so many samples are twins, three and three.
+
+    Raises:
+        ConfigError: if a rank would have more twins than samples.
+    """
+    hands: list[list[int]] = [[] for _ in range(world_size)]
+    for i in range(0, in_threes, TWINS):
+        hands[i // TWINS % world_size] += range(i, i + TWINS)
+    if max(map(len, hands)) > batch // world_size:
+        raise ConfigError(f"{in_threes} twins of {batch} samples do not fit on {world_size} ranks; give a larger batch")
+    for i in range(in_threes, batch):
+        min(hands, key=len).append(i)
+    return hands[rank]
+
+
+def twins_apart(error: Float[Tensor, "b c g h w"], twins: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Mean square of what errors of twins do not have in common, over all samples: 0 where all err alike."""
+    total = error.new_zeros(())
+    for number in twins.unique().tolist():
+        if number >= 0:
+            alike = error[twins == number]
+            total = total + (alike - alike.mean(0)).square().sum()
+    return total / error.numel()
 
 
 def families(paths: Sequence[Path]) -> list[list[Path]]:

@@ -130,8 +130,8 @@ class Sampling(SamplingConfig):
     Attributes:
         steps: Evaluations a window.
         guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it.
-        event_guidance: The same where something happens: more of it than the words alone would give.
-        guided_above: Noise level above which guidance acts; by default at the first evaluation alone, 0 at all.
+        event_guidance: The same in the window where something begins: more of it than the words alone would give.
+        guidance_limit: How much guidance may change a window at one evaluation, root mean square in pixels of [-1, 1].
         shift: More of the steps at high noise for values above 1.
         method: `euler` or `multistep`.
         use_cameras: Whether attention carries cameras (PRoPE).
