@@ -17,7 +17,7 @@ from mosaicmem.errors import MissingExtraError, OutputExistsError, StorageError
 from mosaicmem.generation.events import RolloutEvent, StoreStatistics
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.io.exports.cloud import cloud_of
-from mosaicmem.io.exports.event_log import PATCHES, EventLog
+from mosaicmem.io.exports.event_log import DRAWN, PATCHES, EventLog, behind
 from mosaicmem.io.exports.shots import shots
 from mosaicmem.memory import editing
 from mosaicmem.memory.lifting import LiftingConfig, lift
@@ -129,13 +129,13 @@ def check_memory(found: dict[str, list[dict[str, Any]]], after: PatchStore) -> N
     assert {name for name in found if name.startswith("/world/memory/")} == {
         f"/world/memory/{group.uid:06d}" for group in after
     }
-    depth = at(found["/world/keyframe/image"], "buffer")
+    depth = at(found["/world/keyframe/image/depth"], "buffer")
     for group, shot in zip(after, shots(list(after), VAE.decode_image), strict=True):
         rows, frame = found[f"/world/memory/{group.uid:06d}"], group.keyframe.frame
         points = cloud_of(shot, 0, PATCHES)
         assert np.array(at(rows, "positions")[frame]) == pytest.approx(points.xyz, abs=1e-5)
         rows_of = slice(after.offsets[group.uid], after.offsets[group.uid + 1])
-        assert np.array(at(rows, "radii")[frame]) == pytest.approx(after.radii[rows_of].numpy(), rel=1e-5)
+        assert np.array(at(rows, "radii")[frame]) == pytest.approx(DRAWN * after.radii[rows_of].numpy(), rel=1e-5)
         colours = np.array(at(rows, "colors")[frame])
         assert np.abs(np.stack([colours >> s & 255 for s in (24, 16, 8)], -1) - points.rgb.astype(int)).max() <= 1
         assert np.frombuffer(bytes(depth[frame][0]), np.float32).reshape(8, 16) == pytest.approx(shot.depth, abs=1e-6)
@@ -168,3 +168,11 @@ def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch) -> Non
     with pytest.raises(MissingExtraError, match=r"pip install 'mosaicmem\[rerun\]'"):
         EventLog(tmp_path / "a.rrd", VAE.decode_image, FPS)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_viewer_looks_at_the_world_from_behind_the_newest_camera_and_sees_that_camera() -> None:
+    camera = random_cameras(1, torch.Generator().manual_seed(8), width=16, height=8)
+    place, target, up = behind(camera, 2.0)
+    c2w = camera.c2w[0].numpy()
+    at = np.linalg.inv(c2w) @ np.stack([np.append(place, 1), np.append(target, 1), np.append(up, 0)], -1)
+    assert at.T[:, :3] == pytest.approx(np.array([[0, -1.8, -3.0], [0, 0, 1.4], [0, -1, 0]]), abs=1e-6)

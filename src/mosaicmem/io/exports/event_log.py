@@ -1,10 +1,11 @@
 """A rollout as a rerun recording, written while it happens: events, where its cameras stood, and what memory became.
 
 Entities: `world` (x right, y down, z forward), `world/camera` and `world/camera/image` (where every frame stood, its
-pinhole and its picture), `world/keyframe` and `world/keyframe/image` (the newest frame that entered memory: pinhole,
-picture, depth), `world/memory/UID` (the patches of one group as points; they stay until an edit or forgetting takes
-them away), `mosaic` (what memory showed, hatched in holes), `known` (share of the view), `memory/patches`,
-`memory/bytes`, `milliseconds/STAGE`, `prompt` and `log` (words). Timelines: `frame`, and `time` = frame / fps.
+pinhole and its picture), `world/keyframe` and `world/keyframe/image` (the newest frame that entered memory: pinhole and
+picture, with its depth in `world/keyframe/image/depth`), `world/memory/UID` (the patches of one group as points; they
+stay until an edit or forgetting takes them away), `mosaic` (what memory showed, hatched in holes), `known` (share of
+the view), `memory/patches`, `memory/bytes`, `milliseconds/STAGE`, `prompt` and `log` (words). Timelines: `frame`, and
+`time` = frame / fps.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from mosaicmem.memory.patches import Group, patch_points
 from mosaicmem.memory.store import PatchStore
 
 PATCHES = ExportOptions(points="patches")
+Eye = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""Where it is, what it looks at, and which way is up for it."""
+DRAWN = 0.7
+"""Share of a patch's radius that its ball is drawn with: neighbours stay apart, and the cameras among them are seen."""
 
 
 class EventLog:
@@ -52,13 +57,15 @@ class EventLog:
         files.refuse_existing(path, overwrite)
         self.path, self._rr, self._decode, self._fps = path, rr, decode, fps
         self._known: dict[int, Group] = {}
+        self._mosaic = False
+        self._eye: Eye | None = None
         self._log = rr.RecordingStream("mosaicmem", send_properties=False)
         self._log.set_log_time_enabled(False)
         self._log.set_log_tick_enabled(False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
-            self._log.save(path, default_blueprint=_layout())
+            self._log.save(path, default_blueprint=_layout(False, None))
         except (OSError, RuntimeError) as error:
             raise StorageError(f"{path}: cannot be written ({error})") from error
         self._log.log("world", rr.ViewCoordinates.RDF, static=True)
@@ -67,6 +74,9 @@ class EventLog:
         """One window: its new frames with their cameras, and memory after it."""
         numbers = event.frames.tolist()
         self.frames(event.frames_u8, numbers, cameras, event.coverage.tolist())
+        if len(event.mosaic_u8) and not self._mosaic:
+            self._mosaic = True
+            self._log.send_blueprint(_layout(True, self._eye))
         self.pictures("mosaic", event.mosaic_u8, event.mosaic_frames.tolist()[: len(event.mosaic_u8)])
         self.memory(store, numbers[-1], dict(zip(numbers, event.frames_u8, strict=True)))
         self.numbers(numbers[-1], event.timings, event.store)
@@ -98,6 +108,9 @@ class EventLog:
         """
         shown, first = shown or {}, not self._known
         current = {group.uid: group for group in store}
+        if first and current:
+            self._eye = behind(camera_now(store.group(len(store) - 1))[0], float(store.scale))
+            self._log.send_blueprint(_layout(self._mosaic, self._eye))
         for uid in self._known.keys() - current.keys():
             self._at(now)
             self._log.log(f"world/memory/{uid:06d}", self._rr.Clear(recursive=False))
@@ -158,11 +171,11 @@ class EventLog:
         points = cloud_of(shot, 0, PATCHES)
         rr = self._rr
         _, radii, _ = patch_points(group)  # in the same order
-        drawn = rr.Points3D(points.xyz.astype(np.float32), colors=points.rgb, radii=radii.numpy())
+        drawn = rr.Points3D(points.xyz.astype(np.float32), colors=points.rgb, radii=DRAWN * radii.numpy())
         self._log.log(f"world/memory/{group.uid:06d}", drawn)
         self._camera("world/keyframe", camera)
         self._log.log("world/keyframe/image", self._picture(shot.picture))
-        self._log.log("world/keyframe/image", rr.DepthImage(shot.depth.astype(np.float32), meter=1.0))
+        self._log.log("world/keyframe/image/depth", rr.DepthImage(shot.depth.astype(np.float32), meter=1.0))
 
     def _camera(self, name: str, camera: Cameras) -> None:
         rr, placed = self._rr, camera.c2w[0].double().numpy()
@@ -178,19 +191,38 @@ class EventLog:
         return self._rr.EncodedImage(contents=png(frame, fast=True), media_type="image/png")
 
 
-def _layout() -> Any:
-    """How a viewer lays it out at first: the world, the pictures beside it, curves and words below."""
+def behind(camera: Cameras, scale: float) -> Eye:
+    """Where one looks from at first: behind a camera and above it, in a world of `scale` units."""
+    c2w = camera.c2w[0].double().numpy()
+    up, forward, place = -c2w[:3, 1], c2w[:3, 2], c2w[:3, 3]
+    return place - 1.5 * scale * forward + 0.9 * scale * up, place + 0.7 * scale * forward, up
+
+
+def _layout(mosaic: bool, eye: Eye | None) -> Any:
+    """How a viewer lays it out at first: the world, the pictures beside it, curves and words below.
+
+    Args:
+        mosaic: Whether there are pictures of what memory shows.
+        eye: Where the world is looked at from; None leaves it to the viewer.
+    """
     import rerun.blueprint as rb
 
+    depth = rb.Spatial2DView(origin="world/keyframe/image", name="depth of the newest keyframe")
+    shows = rb.Spatial2DView(origin="mosaic", name="what memory shows")
     beside = rb.Vertical(
-        rb.Spatial2DView(origin="world/camera/image", name="frame"),
-        rb.Spatial2DView(origin="mosaic", name="what memory shows"),
+        rb.Spatial2DView(origin="world/camera/image", name="frame"), rb.Tabs(shows, depth) if mosaic else depth
     )
     curves = rb.Horizontal(
         rb.TimeSeriesView(origin="known", name="known by memory"),
         rb.TimeSeriesView(origin="milliseconds", name="milliseconds"),
-        rb.TextLogView(origin="log", name="log"),
+        rb.Tabs(rb.TextDocumentView(origin="prompt", name="prompt"), rb.TextLogView(origin="log", name="log")),
     )
-    world = rb.Horizontal(rb.Spatial3DView(origin="world", name="world"), beside, column_shares=[2, 1])
+    room = rb.Spatial3DView(
+        origin="world",
+        name="world",
+        contents=["$origin/**", "- $origin/keyframe/image/depth"],
+        eye_controls=None if eye is None else rb.EyeControls3D(position=eye[0], look_target=eye[1], eye_up=eye[2]),
+    )
+    world = rb.Horizontal(room, beside, column_shares=[2, 1])
     at_first = rb.TimePanel(timeline="frame", state="collapsed")
     return rb.Blueprint(rb.Vertical(world, curves, row_shares=[3, 1]), at_first, collapse_panels=True)
