@@ -132,7 +132,7 @@ class WorldView:
         centre = world.cameras.centers
         last = world.cameras[len(world.cameras) - 1]
         start = self.server.initial_camera
-        start.position = _triple(centre[-1] - 0.6 * world.scale * last.forward[0] + 0.2 * world.scale * world.up)
+        start.position = _triple(centre[-1] - 1.1 * world.scale * last.forward[0] + 0.45 * world.scale * world.up)
         start.look_at = _triple(centre[-1] + 0.8 * world.scale * last.forward[0])
         start.up = _triple(world.up)
         self._points = []
@@ -160,8 +160,8 @@ class WorldView:
             f"/cameras/{i:05d}",
             fov=float(2 * torch.atan(height / 2 / K[1, 1])),
             aspect=float(camera.width / height * K[1, 1] / K[0, 0]),
-            scale=0.12 * world.scale,
-            thickness=0.004 * world.scale,
+            scale=0.07 * world.scale,
+            thickness=0.002 * world.scale,
             color=MADE if world.generated[i] else SEEN,
             image=world.thumbnails[i],
             wxyz=quaternion(camera.c2w[0, :3, :3]),
