@@ -33,6 +33,10 @@ OVERHEAR = """(() => { const take = WebSocket.prototype.__lookupSetter__('onmess
       if (head.type === 'view') window.told = { ...window.told, uid: head.tokens.uid };
     } else { const m = JSON.parse(event.data); if (m.type === 'hello') window.told = { shape: m.tokens }; }
     heed.call(this, event); }); } }); })()"""
+# captions, buttons and headings with more words than room
+CUT = """[...document.querySelectorAll('figcaption, button, h2, legend, label, dt, dd')].filter(e => e.offsetParent
+  && (e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 1) && !e.closest('.unseen, dialog'))
+  .map(e => `${e.tagName} ${e.textContent.trim().slice(0, 40)}`)"""
 NAMED = {"button", "textbox", "combobox", "slider", "radio", "spinbutton", "image", "meter", "searchbox", "checkbox"}
 
 
@@ -70,6 +74,7 @@ def test_what_is_asked_is_answered_in_sight_and_every_control_has_a_name(tmp_pat
             page.size(width, height)
             page.wait(f"innerWidth === {width} && document.getElementById('marks').width > 0")
             assert inside(page, "screen", "hint", "colour", "words", "time", "why-card", "map", "space") == []
+            assert page.run(CUT) == [], "no caption, button or label is cut off"
         assert "W A S D" in page.run("document.getElementById('hint').innerText")
         assert page.run("document.getElementById('one').hidden"), "nothing to step through while nothing is held"
 

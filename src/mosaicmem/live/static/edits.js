@@ -216,6 +216,6 @@ export class Edits {
     $("why").scrollTop = 0;
     // where the card is out of sight, its first sentence stands below the view
     const { top, bottom } = $("why-card").getBoundingClientRect();
-    if (top > innerHeight - 60 || bottom < 60) this.link.tell("trouble", { said: `${parts[0].textContent} More under Why.` });
+    if (top > innerHeight - 130 || bottom < 90) this.link.tell("trouble", { said: `${parts[0].textContent} More under Why.` });
   }
 }
