@@ -6,36 +6,42 @@ import asyncio
 import importlib.util
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.live.scenes import walk
+from tests.live.scenes import remembered, walk
 
 pytest.importorskip("textual", reason="needs the extra: pip install 'mosaicmem[tui]'")
+from rich.console import Console
 from textual.app import App
 from textual.pilot import Pilot
 from textual.screen import Screen
 from textual.widgets import DataTable, Input, ProgressBar, RichLog, Static
 
 from mosaicmem.apps.cli import tui
-from mosaicmem.apps.tui import bench, keys
+from mosaicmem.apps.tui import bench, keys, questions
 from mosaicmem.apps.tui.app import SPEED, TURN, Terminal
-from mosaicmem.apps.tui.dialogs import EditDialog, Help, Pick
+from mosaicmem.apps.tui.dialogs import EditDialog, Form, Help, Pick
 from mosaicmem.apps.tui.feed import Facts
 from mosaicmem.apps.tui.link import Begun
-from mosaicmem.apps.tui.questions import parse_edit
-from mosaicmem.apps.tui.widgets import CloudView, PictureView
+from mosaicmem.apps.tui.style import HIGH_CONTRAST
+from mosaicmem.apps.tui.widgets import CloudView, Meter, PictureView
+from mosaicmem.apps.tui.words import Standing, described, parse_edit
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.io.world import WorldFile
-from mosaicmem.live.commands import Choice, Edit, Move
+from mosaicmem.live.commands import Choice, Command, Edit, Move, Say, Undo
 from mosaicmem.live.player import Player
+from mosaicmem.live.reasons import why
 from mosaicmem.live.recording import Recorded, Recording
 from mosaicmem.live.session import Session
 from mosaicmem.live.steps import path_of
 from mosaicmem.live.walk import Walk
+from mosaicmem.models.transformer import TransformerConfig
+from mosaicmem.models.world_model import SamplingConfig, WorldModel, WorldNetwork
 
 PATIENCE = 60.0
 SMALL, LARGE = (80, 24), (160, 50)
@@ -65,15 +71,18 @@ def play(
     size: tuple[int, int] = SMALL,
     recording: Recording | None = None,
     generates: bool = False,
+    prepare: Callable[[Walk], None] = lambda w: None,
+    recorded: bool = False,
 ) -> Walk:
     """Run a script over a small room; the walk as it was left, its file closed."""
     w = walk(path, generates=generates)
+    prepare(w)
     session = Session(w)
 
     def begin(tell: Callable[[str], None]) -> Begun:
         tell("a remark")
         player = None if recording is None else Player(session, recording, longest_gap=PATIENCE)
-        return Begun(session, player, "a small room", "synthetic")
+        return Begun(session, player, "a small room", "synthetic", recorded)
 
     async def run() -> Terminal:
         app = Terminal(begin, "mosaicmem tui --world w.mosaic")
@@ -141,7 +150,7 @@ def test_everything_is_drawn_at_every_size(tmp_path, size: tuple[int, int]) -> N
         assert f"frame {facts(app).frame}" in text_of(app, "#stats") and "patches" in text_of(app, "#stats")
         assert "█" in text_of(app, "#growth")
         log = "\n".join(str(line.text) for line in app.query_one(RichLog).lines)
-        assert "a remark" in log and "a small room" in log and "1 step" in log
+        assert "a remark" in log and "a small room" in log and "1 forward" in log
         await pilot.resize_terminal(size[0] + 30, size[1] + 8)
         await pilot.pause()
         for name in ("2", "3", "4", "1"):
@@ -232,7 +241,7 @@ def test_the_thing_in_the_view_is_moved_by_words(tmp_path) -> None:
         await until(pilot, lambda: ready(app))
         line = app.screen.query_one(Input)
         line.value = "move 1 2"
-        await until(pilot, lambda: "expected 3 numbers" in text_of(app.screen, "#effect"))
+        await until(pilot, lambda: "3 numbers" in text_of(app.screen, "#effect"))
         await pilot.press("enter")
         assert isinstance(app.screen, EditDialog), "nothing is done that was not seen before"
         line.value = "move 0.3 0 0"
@@ -242,6 +251,195 @@ def test_the_thing_in_the_view_is_moved_by_words(tmp_path) -> None:
 
     w = play(tmp_path / "w.mosaic", script)
     assert w.can_undo == "move"
+
+
+async def fill(pilot: Pilot[None], **lines: str) -> None:
+    """Write lines of the settings."""
+    for name, text in lines.items():
+        pilot.app.screen.query_one(f"#{name}", Input).value = text
+    await pilot.pause()
+
+
+def test_settings_change_how_far_a_key_goes_and_how_it_looks(tmp_path) -> None:
+    before = walk(tmp_path / "a.mosaic", generates=True)
+    camera, scale = before.state.camera, before.state.store.scale
+    before.world.close()
+
+    async def script(app: Terminal, pilot: Pilot[None]) -> None:
+        await pilot.press("comma")
+        assert isinstance(app.screen, Form) and not app.screen.query("#guidance"), "there is no model to lead"
+        await fill(pilot, step="2", turn="5", theme="pink")
+        wrong = text_of(app.screen, "#wrong")
+        assert "turn: '5': expected 0.1 to 4" in wrong and "theme: 'pink'" in wrong, "all that is wrong"
+        await pilot.press("enter")
+        assert isinstance(app.screen, Form), "what is wrong is not taken"
+        await fill(pilot, turn="0.5", theme="high-contrast", memory="off", every="off")
+        assert text_of(app.screen, "#wrong") == ""
+        await press(pilot, "enter")
+        assert app.theme == "high-contrast"
+        await press(pilot, "w", "right")
+        assert not app._playing, "the last frame of a step alone is shown"
+        log = "\n".join(str(line.text) for line in app.query_one(RichLog).lines)
+        assert "set: step 2.0" in log and "set: memory off" in log and "motion off" in log
+        await pilot.press("comma")
+        assert app.screen.query_one("#step", Input).value == "2.0"
+        await fill(pilot, step="3")
+        await press(pilot, "escape")
+        assert app.settings.step == 2.0, "Esc leaves all as it was"
+
+    after = play(tmp_path / "w.mosaic", script, generates=True)
+    frames = before.maker.frames
+    for move in (Move(forward=2 * SPEED * scale * frames), Move(yaw=TURN * 0.5 * frames)):
+        camera = path_of(move, camera, before.up, frames)[frames - 1]
+    assert torch.allclose(after.state.camera.c2w, camera.c2w, atol=1e-12)
+    assert after.memory is False
+
+
+def led(w: Walk) -> None:
+    """A trained generator in place of the compositor; it makes no frame here."""
+    sizes = TransformerConfig(
+        num_attention_heads=1, attention_head_dim=32, in_channels=4, out_channels=4, text_dim=8, freq_dim=8,
+        ffn_dim=8, num_layers=1,
+    )  # fmt: skip
+    generator = WorldModel(WorldNetwork(sizes, words=8), "tiny", use_memory=False)
+    w.maker = replace(w.maker, models=replace(w.maker.models, generator=generator))
+
+
+def sampling(w: Walk) -> SamplingConfig:
+    assert isinstance(w.maker.models.generator, WorldModel)
+    return w.maker.models.generator.sampling
+
+
+def test_how_the_model_samples_is_set_from_the_next_step_on(tmp_path) -> None:
+    async def script(app: Terminal, pilot: Pilot[None]) -> None:
+        await pilot.press("comma")
+        assert app.screen.query_one("#guidance", Input).value == "1.0"
+        await fill(pilot, guidance="2.5", steps="4.5")
+        assert "steps: '4.5': expected 1 to 50" in text_of(app.screen, "#wrong")
+        await fill(pilot, steps="5")
+        await pilot.press("enter")
+        await until(pilot, lambda: facts(app).sampling == replace(SamplingConfig(), guidance=2.5, steps=5))
+        log = "\n".join(str(line.text) for line in app.query_one(RichLog).lines)
+        assert "--set sampling.guidance=2.5" in log, "how to have it from the beginning"
+
+    w = play(tmp_path / "w.mosaic", script, LARGE, generates=True, prepare=led)
+    assert sampling(w) == replace(SamplingConfig(), guidance=2.5, steps=5)
+    model = w.maker.models.generator
+    assert isinstance(model, WorldModel) and not model.use_memory, "all else is as it was"
+
+
+def test_a_walk_that_is_written_down_keeps_its_sampling(tmp_path) -> None:
+    async def script(app: Terminal, pilot: Pilot[None]) -> None:
+        await pilot.press("comma")
+        assert not app.screen.query("#guidance") and app.screen.query("#step")
+        await pilot.press("enter")
+
+    w = play(tmp_path / "w.mosaic", script, generates=True, prepare=led, recorded=True)
+    assert sampling(w) == SamplingConfig()
+
+
+def test_terminals_of_16_colours_begin_in_high_contrast(tmp_path, monkeypatch) -> None:
+    found: list[str] = []
+
+    async def script(app: Terminal, pilot: Pilot[None]) -> None:
+        found.append(app.theme)
+
+    for name in ("standard", "truecolor"):
+        monkeypatch.setattr(Console, "color_system", name)
+        play(tmp_path / f"{name}.mosaic", script)
+    assert found == ["high-contrast", "textual-dark"]
+    assert contrast(HIGH_CONTRAST.foreground, HIGH_CONTRAST.background) == pytest.approx(21.0)
+    for colour in (HIGH_CONTRAST.primary, HIGH_CONTRAST.warning, HIGH_CONTRAST.error, HIGH_CONTRAST.success):
+        assert contrast(colour, HIGH_CONTRAST.background) >= 7.0, "level AAA of WCAG"
+
+
+def contrast(a: str | None, b: str | None) -> float:
+    """Ratio of luminances, WCAG 2.2."""
+    light = []
+    for colour in (a, b):
+        assert colour is not None
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(light) + 0.05) / (min(light) + 0.05)
+
+
+def test_another_world_stands_behind_a_doorway_in_the_middle_of_the_view(tmp_path) -> None:
+    def with_attic(w: Walk) -> None:
+        w.others = {"the attic": remembered}
+
+    async def script(app: Terminal, pilot: Pilot[None]) -> None:
+        before = facts(app).patches
+        await pilot.press("g")
+        await until(pilot, lambda: ready(app))
+        assert ready(app) == "splice 'the attic' doorway"
+        assert f"adds {before:,} patches to {before:,}" in text_of(app.screen, "#effect")
+        before_view = app.screen.query_one("#before", PictureView).picture
+        assert before_view is not None and (before_view == questions.MARK).all(-1).any(), "the door is marked"
+        await press(pilot, "enter")
+        await until(pilot, lambda: facts(app).patches == 2 * before)
+
+    w = play(tmp_path / "w.mosaic", script, prepare=with_attic)
+    was = remembered()
+    point = why(walk(tmp_path / "v.mosaic", generates=False), 0.5, 0.5)["point"]
+    eye = w.state.camera.c2w[0, :3, 3]
+    shift = w.state.store.centers[was.num_patches :].double().mean(0) - was.centers.double().mean(0)
+    # its first frame was seen from where one stands now, looking the same way
+    level = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    assert torch.allclose(shift, (torch.tensor(point, dtype=torch.float64) - eye) * level, atol=1e-3)
+
+    async def none(app: Terminal, pilot: Pilot[None]) -> None:
+        await pilot.press("g")
+        assert len(app.screen_stack) == 1, "there is no other world"
+
+    play(tmp_path / "u.mosaic", none)
+
+
+def test_the_frame_is_coloured_by_origin_and_back(tmp_path) -> None:
+    async def script(app: Terminal, pilot: Pilot[None]) -> None:
+        frame = app.query_one("#frame", PictureView)
+        await until(pilot, lambda: frame.picture is not None)
+        plain = frame.picture
+        assert "seen" not in text_of(app, "#stats")
+        await press(pilot, "c")
+        assert plain is not None and frame.picture is not None and (frame.picture != plain).any()
+        assert "seen " in text_of(app, "#stats") and "generated 0%" in text_of(app, "#stats")
+        await press(pilot, "c")
+        assert (frame.picture == plain).all()
+
+    play(tmp_path / "w.mosaic", script)
+
+
+def test_chosen_frames_are_seen_beside_the_list_where_there_is_room(tmp_path) -> None:
+    async def script(app: Terminal, pilot: Pilot[None]) -> None:
+        kept = app.query_one("#kept", PictureView)
+        await press(pilot, "4")
+        await until(pilot, lambda: kept.picture is not None)
+        first = kept.picture
+        await pilot.press("down")
+        await until(pilot, lambda: kept.picture is not first)
+        assert first is not None and kept.picture is not None and (first != kept.picture).any()
+        await pilot.resize_terminal(*SMALL)
+        await pilot.pause()
+        assert not kept.display
+
+    play(tmp_path / "w.mosaic", script, LARGE)
+
+
+def test_bars_are_as_long_as_the_place_after_a_resize(tmp_path) -> None:
+    async def script(app: Terminal, pilot: Pilot[None]) -> None:
+        stats = app.query_one("#stats", Meter)
+        for size in (SMALL, LARGE, (100, 30)):
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+            await pilot.pause()
+            (line,) = [line for line in text_of(app, "#stats").splitlines() if line.startswith("memory shows")]
+            assert len(line) == stats.size.width
+            await press(pilot, "2", "w", "1")
+            (line,) = [line for line in text_of(app, "#stats").splitlines() if line.startswith("memory shows")]
+            assert len(line) == stats.size.width, "also after a step that was made behind another tab"
+
+    play(tmp_path / "w.mosaic", script)
 
 
 def test_a_state_is_saved_and_opened_again(tmp_path) -> None:
@@ -376,18 +574,66 @@ def test_the_memory_benchmark_reports_and_is_stopped(tmp_path, monkeypatch) -> N
         ("scale 2", Edit("scale", Choice("frames", first=1, last=2), factor=2.0)),
         ("splice attic 1 2 3", Edit("splice", other="attic", by=(1.0, 2.0, 3.0))),
         ("splice attic", Edit("splice", other="attic")),
+        ("splice 'old attic' above gap 1.5", Edit("splice", other="old attic", layout="vertical", offset=1.5)),
+        ("splice attic beside up 2", Edit("splice", other="attic", layout="horizontal", by=(0.0, -2.0, 0.0))),
+        (
+            "splice attic doorway times 0.5 frame 7",
+            Edit("splice", other="attic", layout="doorway", door=(1.0, 2.0, 3.0), facing=(-1.0, -0.0, -0.0),
+                 factor=0.5, other_frame=7),
+        ),
+        ("move right 0.5 down 1", Edit("move", Choice("frames", first=1, last=2), by=(0.0, 1.0, -0.5))),
+        ("duplicate left 1 near 2", Edit("duplicate", Choice("frames", first=1, last=2), by=(-2.0, 0.0, 1.0))),
     ],
-)
+)  # fmt: skip
 def test_an_edit_in_words(words: str, edit: Edit) -> None:
-    assert parse_edit(words, Choice("frames", first=1, last=2)) == edit
+    here = Standing((0.0, 0.0, -1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (1.0, 2.0, 3.0))
+    assert parse_edit(words, Choice("frames", first=1, last=2), here) == edit
 
 
-@pytest.mark.parametrize("words", ["", "paint", "move", "move a b c", "rotate 1 2", "splice", "scale nan", "erase 1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "", "paint", "move", "move a b c", "rotate 1 2", "splice", "scale nan", "erase 1", "move right", "move up 1 2",
+        "move up 1 along 2", "splice attic doorway", "splice attic gap", "splice attic frame 1.5", "splice 'attic",
+        "splice attic times 2",
+    ],
+)  # fmt: skip
 def test_what_is_no_edit_is_refused_in_words(words: str) -> None:
     with pytest.raises(ConfigError):
         parse_edit(words, Choice("frames", first=1, last=2))
     with pytest.raises(ConfigError):
         parse_edit("erase", None)
+
+
+def test_how_one_stands(tmp_path) -> None:
+    w = walk(tmp_path / "w.mosaic", generates=False)
+    found = questions.standing(w)
+    right, up, ahead = (torch.tensor(v, dtype=torch.float64) for v in (found.right, found.up, found.ahead))
+    camera = w.state.camera.to(dtype=torch.float64)
+    assert torch.allclose(up, w.up.double(), atol=1e-6) and float(ahead @ up) == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(right, camera.right[0], atol=1e-5), "it is held level"
+    assert float(ahead @ camera.forward[0]) > 0.5 and float(ahead.norm()) == pytest.approx(1, abs=1e-5)
+    assert found.door is not None
+    to_door = torch.tensor(found.door, dtype=torch.float64) - camera.centers[0]
+    assert float(to_door @ up) == pytest.approx(0, abs=1e-5), "at the height of the eye"
+    assert float(to_door @ ahead) > 0.2 and abs(float(to_door @ right)) < 0.1
+    w.world.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (Move(), "time passes"),
+        (Move(forward=-1.0), "back"),
+        (Move(right=1.0, yaw=-2.0), "to the right, turn left"),
+        (Move(tilt=1.0), "look up"),
+        (Say("rain"), "from now on: rain"),
+        (Say(" "), "all that was said is taken back"),
+        (Undo(), ""),
+    ],
+)
+def test_commands_in_words(command: Command, words: str) -> None:
+    assert described(command) == words
 
 
 def test_what_cannot_begin_ends_the_interface_with_its_reason() -> None:
@@ -436,6 +682,11 @@ def test_a_missing_extra_and_a_missing_terminal_are_named(run, monkeypatch, tmp_
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "textual" else found(name))
     ran = run("tui", "--model", "synthetic")
     assert ran.code == 4 and "pip install 'mosaicmem[tui]'" in ran.err
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    monkeypatch.setattr(tui, "_on_a_terminal", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    ran = run("tui", "--model", "synthetic")
+    assert ran.code == 2 and "TERM=dumb" in ran.err
     ran = run("tui", "--world", "a", "--scene", 1)
     assert ran.code == 2 and "two places" in ran.err
     assert list(tmp_path.iterdir()) == []

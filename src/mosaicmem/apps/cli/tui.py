@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +42,11 @@ def run(args: Args, session: Session) -> Result:
         raise ConfigError(
             "the terminal interface needs a terminal to draw on; 'mosaicmem explore' opens a page instead"
         )
+    if os.environ.get("TERM", "") in ("dumb", "unknown"):
+        raise ConfigError(
+            f"a terminal of TERM={os.environ['TERM']} cannot move its cursor; set TERM to what it is, such as xterm, "
+            "or let 'mosaicmem explore' open a page"
+        )
     from mosaicmem.apps.tui.app import Terminal
     from mosaicmem.apps.tui.link import Begun
 
@@ -58,7 +64,8 @@ def run(args: Args, session: Session) -> Result:
             if player is not None:
                 stack.callback(player.stop)
             model = start.spec.get("model")
-            return Begun(live, player, start.source, model if isinstance(model, str) and model != MEMORY else ROOMS)
+            name = model if isinstance(model, str) and model != MEMORY else ROOMS
+            return Begun(live, player, start.source, name, recorded=args.record is not None)
 
         app = Terminal(begin, shlex.join(["mosaicmem", *session.argv]))
         app.run()

@@ -17,18 +17,19 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import DataTable, RichLog, Static, TabbedContent, TabPane, Tabs
 
-from mosaicmem.apps.tui import keys, questions
+from mosaicmem.apps.tui import keys, origin, questions
 from mosaicmem.apps.tui.bench import Bench
-from mosaicmem.apps.tui.dialogs import Ask, EditDialog, Help, Pick
+from mosaicmem.apps.tui.changes import REST, Changes
+from mosaicmem.apps.tui.dialogs import Help
 from mosaicmem.apps.tui.drawing import Picture
 from mosaicmem.apps.tui.feed import News
-from mosaicmem.apps.tui.link import Begun, Link
+from mosaicmem.apps.tui.link import Begun
 from mosaicmem.apps.tui.panes import Benchmark, Coverage, MemoryOps, Pipeline
-from mosaicmem.apps.tui.style import CSS
-from mosaicmem.apps.tui.widgets import CloudView, PictureView
+from mosaicmem.apps.tui.style import CSS, HIGH_CONTRAST
+from mosaicmem.apps.tui.widgets import CloudView, Meter, PictureView
 from mosaicmem.errors import MosaicMemError
 from mosaicmem.generation.backend import ROOMS
-from mosaicmem.live.commands import Choice, Command, Edit, Jump, Load, Memory, Move, Redo, Save, Say, Undo
+from mosaicmem.live.commands import Jump, Move
 
 SPEED, TURN, TILT = 0.022, 2.3, 1.6
 """A frame: shares of the scene's scale, degrees; as on the page of `explore`."""
@@ -38,7 +39,7 @@ PACE = 1 / 12
 """Seconds between the frames of one step."""
 
 
-class Terminal(Link):
+class Terminal(Changes):
     """The interface over a session that begins in the background.
 
     Args:
@@ -62,6 +63,7 @@ class Terminal(Link):
         super().__init__(begin)
         self._command = command
         self._playing: list[Picture] = []
+        self._latest: Picture | None = None
         self._saved: dict[int, object] = {}
         self._bench = Bench()
 
@@ -69,7 +71,7 @@ class Terminal(Link):
 
     def compose(self) -> ComposeResult:
         """Title, tabs, hints."""
-        yield Static(id="title", markup=False)
+        yield Static(f"mosaicmem   $ {self._command}", id="title", markup=False)
         with TabbedContent(id="tabs"):
             for (name, words), pane in zip(keys.TABS.items(), (Pipeline, Coverage, Benchmark, MemoryOps), strict=True):
                 with TabPane(f"{list(keys.TABS).index(name) + 1} {words}", id=name):
@@ -85,8 +87,11 @@ class Terminal(Link):
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self._saved[number] = signal.getsignal(number)
                 loop.add_signal_handler(number, self.action_leave)
+        self.register_theme(HIGH_CONTRAST)
+        if self.console.color_system in ("standard", "windows"):
+            self.theme = HIGH_CONTRAST.name
         self._hint()
-        self.said("beginning ...")
+        self.said("opening the world; the first time after an installation takes longer")
         self.set_interval(PACE, self._play)
         self.beginning.start()
 
@@ -99,18 +104,24 @@ class Terminal(Link):
         self._bench.stop()
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
-        """Textual's own, and ours."""
-        yield from super().get_system_commands(screen)
+        """Textual's theme and screenshot, and ours."""
+        yield from (own for own in super().get_system_commands(screen) if own.title in ("Theme", "Screenshot"))
+        for number, (name, words) in enumerate(keys.TABS.items(), 1):
+            yield SystemCommand(f"{words} tab", f"key {number}", partial(self.action_tab, name))
         for group in keys.GROUPS.values():
             for key in group:
-                if key.words and key.action not in ("command_palette", "help"):
+                if key.words and key.action.split("(")[0] not in ("command_palette", "tab"):
                     run = partial(self.call_later, self.run_action, key.action)
-                    yield SystemCommand(f"{key.words} ({key.shown})", "mosaicmem", run)
+                    yield SystemCommand(key.words, f"key {key.shown}", run)
 
     @property
     def tab(self) -> str:
         """The tab that is shown."""
         return self.query_one(TabbedContent).active
+
+    def showing(self, tab: str) -> bool:
+        """Whether a tab is in front."""
+        return self.tab == tab
 
     def said(self, text: str) -> None:
         """A line in the log."""
@@ -121,7 +132,7 @@ class Terminal(Link):
     def shown(self, news: News) -> None:
         """Hand it round."""
         if news.pictures is not None:
-            self._playing = list(news.pictures)
+            self._playing = list(news.pictures if self.settings.every else news.pictures[-1:])
             self._play()
         player = None if self.begun is None else self.begun.player
         if player is not None:
@@ -133,7 +144,15 @@ class Terminal(Link):
 
     def _play(self) -> None:
         if self._playing:
-            self.query_one("#frame", PictureView).show(self._playing.pop(0))
+            self._latest = self._playing.pop(0)
+            self._paint()
+
+    def _paint(self) -> None:
+        """The newest picture, by origin where that is wanted: it is known of the last frame of a step."""
+        picture, facts = self._latest, self.seen.facts
+        if picture is not None and self.seen.coloured and facts is not None and not self._playing:
+            picture = origin.tinted(picture, facts.origin)
+        self.query_one("#frame", PictureView).show(picture)
 
     def _head(self) -> None:
         facts = self.seen.facts
@@ -144,13 +163,14 @@ class Terminal(Link):
     def _hint(self) -> None:
         self.query_one("#hints", Static).update(keys.HINTS.get(self.tab, ""))
 
-    def on_resize(self) -> None:
-        """Words and sparklines follow the width."""
+    def on_meter_resized(self, event: Meter.Resized) -> None:
+        """Words, bars and sparklines follow the width."""
+        event.stop()
         self._redraw()
 
     def _redraw(self) -> None:
-        self.call_after_refresh(lambda: self.query_one(Pipeline).drawn(self.seen))
-        self.call_after_refresh(lambda: self.query_one(Benchmark).drawn(self.seen))
+        self.query_one(Pipeline).drawn(self.seen)
+        self.query_one(Benchmark).drawn(self.seen)
 
     # ------------------------------------------------------------------ walking
 
@@ -160,7 +180,9 @@ class Terminal(Link):
         if facts is None or len(self.flying) >= FLYING:
             return
         frames, scale = facts.about["frames"], facts.about["scale"]
-        size = {"forward": SPEED * scale, "right": SPEED * scale, "yaw": TURN, "tilt": TILT}.get(way, 0.0)
+        step, turn = self.settings.step, self.settings.turn
+        far = step * SPEED * scale
+        size = {"forward": far, "right": far, "yaw": turn * TURN, "tilt": turn * TILT}.get(way, 0.0)
         values = {way: amount * frames * size} if size else {}
         self.send(Move(**values))
 
@@ -168,22 +190,6 @@ class Terminal(Link):
         """Stand where the walk began."""
         if self.seen.shares:
             self.send(Jump(frame=min(self.seen.shares)))
-
-    def action_say(self) -> None:
-        """Something happens."""
-        facts = self.seen.facts
-        said = f"so far: {'; '.join(facts.words) or 'nothing'}; nothing takes all of it back" if facts else ""
-
-        def given(text: str | None) -> None:
-            if text is not None:
-                self._checked(lambda: Say(text))
-
-        self.push_screen(Ask("What happens?", said), given)
-
-    def action_memory(self) -> None:
-        """With memory or without."""
-        if self.seen.facts is not None:
-            self.send(Memory(not self.seen.facts.memory))
 
     def action_pause(self) -> None:
         """Hold commands back, or let them through again."""
@@ -200,72 +206,6 @@ class Terminal(Link):
         """Stop the recording."""
         if self.begun is not None and self.begun.player is not None:
             self.begun.player.stop()
-
-    # ------------------------------------------------------------------ edits and saves
-
-    def action_undo(self) -> None:
-        """Take the newest edit back."""
-        self.send(Undo())
-
-    def action_redo(self) -> None:
-        """Do it again."""
-        self.send(Redo())
-
-    def action_edit_ahead(self) -> None:
-        """Edit the thing in the middle of the view."""
-        self.run_worker(self._edit_at(0.5, 0.5), exclusive=True, group="edit")
-
-    def on_picture_view_clicked(self, event: PictureView.Clicked) -> None:
-        """Edit what was clicked."""
-        if self.tab == "pipeline" and len(self.screen_stack) == 1:
-            self.run_worker(self._edit_at(event.u, event.v), exclusive=True, group="edit")
-
-    def on_memory_ops_chosen(self, event: MemoryOps.Chosen) -> None:
-        """Edit frames."""
-        self._edit(event.choice, event.words)
-
-    async def _edit_at(self, u: float, v: float) -> None:
-        try:
-            choice, words = await self.ask(lambda walk: questions.thing_at(walk, u, v))
-        except MosaicMemError as error:
-            self.notify(str(error), severity="warning", markup=False)
-            return
-        self._edit(choice, f"the thing there, {words}")
-
-    def _edit(self, choice: Choice | None, words: str) -> None:
-        async def attempt(edit: Edit) -> questions.Preview:
-            return await self.ask(lambda walk: questions.preview(walk, edit))
-
-        def given(edit: Edit | None) -> None:
-            if edit is not None:
-                self.send(edit)
-
-        others = [] if self.seen.facts is None else self.seen.facts.about["others"]
-        self.push_screen(EditDialog(choice, words, attempt, others), given)
-
-    def action_save(self) -> None:
-        """Give the world as it is a name."""
-
-        def given(name: str | None) -> None:
-            if name:
-                self._checked(lambda: Save(name))
-
-        hint = "the file is current anyway; a name is a state to come back to"
-        self.push_screen(Ask("Save under which name?", hint), given)
-
-    def action_load(self) -> None:
-        """Go on in a saved state."""
-        saves = () if self.seen.facts is None else self.seen.facts.saves
-        if not saves:
-            self.notify("nothing was saved in this world yet; Ctrl-S saves")
-            return
-        self.push_screen(Pick("Go on in which state?", saves), lambda name: self.send(Load(name)) if name else None)
-
-    def _checked(self, make: Callable[[], Command]) -> None:
-        try:
-            self.send(make())
-        except MosaicMemError as error:
-            self.notify(str(error), severity="warning", markup=False)
 
     # ------------------------------------------------------------------ looking
 
@@ -292,6 +232,8 @@ class Terminal(Link):
         self._hint()
         if self.tab == "coverage":
             self._look_back()
+        if self.tab == "memory":
+            self.call_after_refresh(self.query_one(MemoryOps).look)
         self._redraw()
 
     def action_view(self) -> None:
@@ -301,6 +243,12 @@ class Terminal(Link):
         now = next((i for i, way in enumerate(ways) if pane.has_class(way)), 0)
         pane.remove_class(*ways)
         pane.add_class(ways[(now + 1) % len(ways)])
+
+    def action_colour(self) -> None:
+        """Colour the frame by origin, or not."""
+        self.seen.coloured = not self.seen.coloured
+        self._paint()
+        self._redraw()
 
     def action_orbit(self, yaw: float, pitch: float) -> None:
         """Turn the cloud."""
@@ -347,6 +295,7 @@ class Terminal(Link):
             self.run_worker(self._looked(int(str(table.get_row_at(table.cursor_row)[0]))), exclusive=True, group="look")
 
     async def _looked(self, frame: int) -> None:
+        await asyncio.sleep(REST)
         with contextlib.suppress(MosaicMemError):
             found = await self.ask(lambda walk: questions.look_back(walk, frame))
             self.query_one(Coverage).looked(f"frame {frame}", found)

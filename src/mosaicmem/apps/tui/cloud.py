@@ -67,6 +67,7 @@ def draw(sight: Sight, orbit: Orbit, columns: int, rows: int) -> Cells:
     xyz, rgb = sight.xyz[::stride], sight.rgb[::stride]
     middle, reach = extent(xyz if len(xyz) else sight.frustum)
     dots, depth = project(xyz, orbit, sight.up, middle, reach, columns, rows)
+    dots, rgb, depth = _enlarged(dots, rgb, depth, columns, rows)
     parts, colours, depths = [dots], [rgb], [depth]
 
     def over(points: Array, pairs: list[tuple[int, int]], colour: tuple[int, int, int], order: float) -> None:
@@ -83,6 +84,18 @@ def draw(sight: Sight, orbit: Orbit, columns: int, rows: int) -> Cells:
     if len(sight.frustum):
         over(sight.frustum, [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)], EYE, -2.0)
     return braille(np.concatenate(parts), np.concatenate(colours), np.concatenate(depths), columns, rows)
+
+
+def _enlarged(dots: Array, rgb: Picture, depth: Array, columns: int, rows: int) -> tuple[Array, Picture, Array]:
+    """Squares in place of dots, where a large place would otherwise look empty."""
+    width, height = 2 * columns, 4 * rows
+    room = min(width, height) ** 2 / max(len(dots), 1)
+    size = max(1, min(3, min(width, height) // 48, int((0.4 * room) ** 0.5)))
+    if size == 1:
+        return dots, rgb, depth
+    corner = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(-1, 1, 2)
+    times = size * size
+    return (dots + corner).reshape(-1, 2), np.tile(rgb, (times, 1)), np.tile(depth, times)
 
 
 def extent(xyz: Array) -> tuple[Array, float]:

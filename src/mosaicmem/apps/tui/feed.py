@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaicmem.apps.tui import cloud
+from mosaicmem.apps.tui import cloud, origin, settings
 from mosaicmem.apps.tui.cloud import Sight
 from mosaicmem.apps.tui.drawing import Array, Picture
 from mosaicmem.generation.rollout import statistics, to_u8
-from mosaicmem.live.patches import Delta, PatchFeed
+from mosaicmem.live.patches import Delta, PatchFeed, tokens
 from mosaicmem.live.session import Message, Receipt, Session, Shown, Status
 from mosaicmem.live.steps import hatched, remembered
 from mosaicmem.live.walk import Walk, describe
+from mosaicmem.models.world_model import SamplingConfig
 
 ME = 1
 """Sender of what is typed here."""
@@ -43,6 +44,8 @@ class Facts:
     Attributes:
         about: What `live.walk.describe` says.
         branches: Names, and whether it is the one that is written to.
+        sampling: How the model samples, where there is one.
+        origin: `[m n]` where every token of the view comes from, see `origin`.
     """
 
     about: dict[str, Any]
@@ -61,6 +64,8 @@ class Facts:
     tokens: int
     bytes: int
     groups: tuple[Group, ...]
+    sampling: SamplingConfig | None
+    origin: NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,8 @@ def _facts(walk: Walk) -> Facts:
         tokens=found.patches * walk.state.grid.patch**2,
         bytes=found.bytes,
         groups=groups,
+        sampling=settings.sampling_of(walk),
+        origin=origin.origins(tokens(walk), walk.mosaic.grid.tokens),
     )
 
 

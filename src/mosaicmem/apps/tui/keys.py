@@ -49,6 +49,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key("t", "say", "T", "something happens: say what"),
         Key("m", "memory", "M", "generate with memory, or without"),
         Key("x", "edit_ahead", "X", "edit the thing in the middle of the view"),
+        Key("g", "splice_ahead", "G", "another world behind a doorway in the middle of the view (--other)"),
         Key("z", "undo", "Z", "take the newest edit back"),
         Key("Z", "redo", "Shift+Z", "do it again"),
         Key("ctrl+s", "save", "Ctrl-S", "save under a name"),
@@ -59,6 +60,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
     ),
     "View": (
         Key("v", "view", "V", "frame and cloud, frame alone, cloud alone"),
+        Key("c", "colour", "C", "colour the frame by origin: seen, generated, imagined"),
         Key("[", "orbit(-15, 0)", "[ ]", "turn the cloud"),
         Key("]", "orbit(15, 0)", "", ""),
         Key("{", "orbit(0, -10)", "{ }", "tilt it"),
@@ -76,6 +78,7 @@ GROUPS: dict[str, tuple[Key, ...]] = {
         Key("3", "tab('benchmark')", "", ""),
         Key("4", "tab('memory')", "", ""),
         Key("r", "rerun", "R", "measure again: coverage, the memory benchmark"),
+        Key("comma", "settings", ",", "settings: guidance, steps, how far a key goes, theme"),
         Key("y", "copy", "Y", "copy the command that runs"),
         Key("?,f1", "help", "?", "this help"),
         Key("/", "command_palette", "/", "all commands by name; themes"),
@@ -89,8 +92,9 @@ MOUSE = (
     ("click in a list", "choose; the wheel scrolls"),
 )
 HINTS = {
-    "pipeline": "[@click=app.help]? help[/]  WASD walk  ←→ turn  T words  X edit  P pause  [@click=app.view]V view[/]  "
-    "[@click=app.save]^S save[/]  [@click=app.leave]Q end[/]",
+    "pipeline": "[@click=app.help]? help[/]  WASD walk  ←→ turn  [@click=app.say]T say[/]  X edit  "
+    "[@click=app.view]V view[/]  [@click=app.settings], settings[/]  [@click=app.save]^S save[/]  "
+    "[@click=app.leave]Q end[/]",
     "coverage": "[@click=app.help]? help[/]  ↑↓ choose a frame  Enter stand there  [@click=app.rerun]R measure now[/]  "
     "[@click=app.leave]Q end[/]",
     "benchmark": "[@click=app.help]? help[/]  [@click=app.rerun]R memory benchmark: run, stop[/]  ↑↓ scroll  "

@@ -15,6 +15,7 @@ from textual.message import Message
 
 from mosaicmem.apps.tui.feed import ME, Feed, News
 from mosaicmem.apps.tui.panes import Seen
+from mosaicmem.apps.tui.words import described
 from mosaicmem.errors import ConfigError
 from mosaicmem.live.commands import Command
 from mosaicmem.live.player import Player
@@ -26,12 +27,17 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Begun:
-    """A session that may start, what plays into it, and what stands in the title."""
+    """A session that may start, what plays into it, and what stands in the title.
+
+    Attributes:
+        recorded: Whether it is written down, so that what a recording does not know of must stay as it is.
+    """
 
     session: Session
     player: Player | None
     source: str
     model: str
+    recorded: bool = False
 
 
 class Fresh(Message):
@@ -79,6 +85,7 @@ class Link(App[None]):
         receipt = self.begun.session.submit(command, ME)
         if receipt.state == "received":
             self.flying[receipt.seq] = time.perf_counter()
+            self.seen.sent[receipt.seq] = described(command)
         else:
             self.notify(receipt.said, severity="warning", markup=False)
 

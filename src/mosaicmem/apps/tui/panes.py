@@ -11,14 +11,15 @@ import numpy as np
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, ScrollableContainer, Vertical, VerticalScroll
 from textual.message import Message
 from textual.widgets import DataTable, ProgressBar, RichLog, Static
 
+from mosaicmem.apps.tui import origin
 from mosaicmem.apps.tui.drawing import apportioned, bar, sparkline
 from mosaicmem.apps.tui.feed import KEPT_FRAMES, KEPT_STEPS, Facts, News, Step
 from mosaicmem.apps.tui.questions import Remembered
-from mosaicmem.apps.tui.widgets import CloudView, PictureView
+from mosaicmem.apps.tui.widgets import CloudView, Meter, PictureView
 from mosaicmem.live.commands import Choice
 from mosaicmem.live.session import Receipt, Status
 
@@ -29,7 +30,12 @@ PATTERNS = "█▓▒░▚▞╳"
 
 @dataclass
 class Seen:
-    """What is known of the walk so far, of which every tab shows a part."""
+    """What is known of the walk so far, of which every tab shows a part.
+
+    Attributes:
+        sent: What the commands say that were sent from here, by number, until their receipts have come.
+        coloured: Whether the frame is coloured by origin.
+    """
 
     facts: Facts | None = None
     status: Status | None = None
@@ -37,6 +43,8 @@ class Seen:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT_STEPS))
     shares: dict[int, float] = field(default_factory=dict)
     replay: str = ""
+    sent: dict[int, str] = field(default_factory=dict)
+    coloured: bool = False
 
     def add(self, news: News) -> None:
         """Take in what is new."""
@@ -70,15 +78,20 @@ class Pipeline(Horizontal):
             yield PictureView(id="mosaic")
         with Vertical(id="around"):
             yield CloudView(id="cloud")
-            yield Static(id="stats")
+            yield Meter(id="stats")
             yield Static(id="growth")
             yield RichLog(id="log", max_lines=500, wrap=True, min_width=36)
+
+    def on_mount(self) -> None:
+        """What the pictures are, and what to see before there are any."""
+        self.query_one("#frame", PictureView).notice = "the world is being opened ..."
+        self.query_one("#mosaic", PictureView).border_title = "what memory shows of it"
 
     def told(self, news: News, seen: Seen) -> None:
         """Show what is new."""
         log = self.query_one(RichLog)
         for receipt in news.receipts:
-            log.write(_receipt(receipt))
+            log.write(_receipt(receipt, seen.sent.pop(receipt.seq, "")))
         for warning in news.warnings:
             log.write(Text(f"! {warning}", "yellow"))
         if news.sight is not None:
@@ -92,7 +105,8 @@ class Pipeline(Horizontal):
         if seen.facts is None:
             return
         self.set_class(not seen.facts.about["generates"], "-alone")  # the frame is what memory shows already
-        width = max(self.query_one("#stats").size.width, 20)
+        self.set_class(seen.coloured, "-coloured")
+        width = max(self.query_one("#stats", Meter).wide, 20)
         self.query_one("#stats", Static).update(_stats(seen.facts, seen, width))
         counts = [step.patches for step in seen.steps] or [seen.facts.patches]
         label = f"memory {seen.facts.bytes / 1e6:.1f} MB "
@@ -139,7 +153,7 @@ class Coverage(Horizontal):
             facts = seen.facts
             self.query_one("#summary", Static).update(
                 f"mean {np.mean(values):.1%}  most {max(values):.1%}  least {min(values):.1%}\n"
-                f"{facts.patches:,} patches, {facts.tokens:,} cells, {facts.keyframes:,} keyframes"
+                f"{_many(facts.patches, 'patch')}, {_many(facts.keyframes, 'keyframe')}, {_short(facts.tokens)} cells"
             )
 
     def measured(self, number: int, share: float) -> None:
@@ -155,13 +169,13 @@ class Coverage(Horizontal):
         self.query_one("#why", Static).update(text)
 
 
-class Benchmark(VerticalScroll):
+class Benchmark(ScrollableContainer):
     """Where the time of a step goes, how fast it is, and what memory is worth."""
 
     def compose(self) -> ComposeResult:
         """Meters, then the benchmark."""
-        yield Static(id="stages")
-        yield Static(id="pace")
+        yield Meter(id="stages")
+        yield Meter(id="pace")
         yield Static(id="bench-title", markup=False)
         yield ProgressBar(id="bench-progress", show_eta=True)
         yield Static(id="bench-result", markup=False)
@@ -178,7 +192,7 @@ class Benchmark(VerticalScroll):
 
     def drawn(self, seen: Seen) -> None:
         """Meters, for the width there is."""
-        width = max(self.size.width - 2, 30)
+        width = max(self.query_one("#stages", Meter).wide - 2, 30)
         self.query_one("#stages", Static).update(_stages(seen.moves, width))
         lines = Text()
         lines.append("throughput ", "bold").append(f"{seen.pace:.2f} frames/s while a step runs\n")
@@ -209,6 +223,13 @@ class MemoryOps(Horizontal):
             super().__init__()
             self.choice, self.words = choice, words
 
+    class Looked(Message):
+        """Frames are looked at: what they showed is to be shown."""
+
+        def __init__(self, choice: Choice) -> None:
+            super().__init__()
+            self.choice = choice
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "choose from here"),
         Binding("enter,e", "edit", "edit", priority=True),
@@ -225,6 +246,7 @@ class MemoryOps(Horizontal):
         with VerticalScroll(id="scenes"):
             yield Static(id="chosen", markup=False)
             yield Static(id="worlds", markup=False)
+        yield PictureView(id="kept")
 
     def on_mount(self) -> None:
         """Columns."""
@@ -264,6 +286,12 @@ class MemoryOps(Horizontal):
         here = None if chosen is None else int(str(table.get_row_at(table.cursor_row)[0]))
         self._mark = here if self._mark is None else None
         self._describe()
+        self.look()
+
+    def look(self) -> None:
+        """Ask for the picture of what is chosen."""
+        if (chosen := self.frames()) is not None and self.query_one("#kept").display:
+            self.post_message(self.Looked(Choice("frames", first=chosen[0], last=chosen[1])))
 
     def action_edit(self) -> None:
         """Ask for an edit of what is chosen."""
@@ -279,6 +307,7 @@ class MemoryOps(Horizontal):
         """The cursor has moved."""
         event.stop()
         self._describe()
+        self.look()
 
     def _describe(self) -> None:
         chosen = self.frames()
@@ -293,12 +322,20 @@ def _frames(first: int, last: int) -> str:
     return f"frame {first}" if first == last else f"frames {first} to {last}"
 
 
-def _receipt(receipt: Receipt) -> Text:
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 'es' if what.endswith('ch') else 's'}"
+
+
+def _short(count: int) -> str:
+    return f"{count:,}" if count < 100_000 else f"{count / 1e6:.2f} M"
+
+
+def _receipt(receipt: Receipt, sent: str) -> Text:
     seconds = sum(receipt.stages.values())
-    said = receipt.said or "step"
+    said = sent or receipt.said or "step"
     if receipt.state == "applied":
         return Text.assemble((f"{receipt.seq:>4} ", "dim"), said, (f"  {seconds:.2f} s" if seconds else "", "dim"))
-    return Text(f"{receipt.seq:>4} {receipt.state}: {said}", "yellow")
+    return Text(f"{receipt.seq:>4} {receipt.state}: {receipt.said}", "yellow")
 
 
 def _stats(facts: Facts, seen: Seen, width: int) -> Text:
@@ -309,13 +346,17 @@ def _stats(facts: Facts, seen: Seen, width: int) -> Text:
     text.append(f"frame {facts.frame}", "bold").append(f"  at {x:.2f} {y:.2f} {z:.2f}  {heading:.0f}°\n")
     label = f"memory shows {facts.known:>4.0%} "
     text.append(label).append(bar(facts.known, max(width - len(label), 4)), "green").append("\n")
-    text.append(f"{facts.patches:,} patches  {facts.keyframes:,} keyframes")
+    if seen.coloured:
+        text.append(origin.legend(facts.origin)).append("\n")
+    text.append(f"{_many(facts.patches, 'patch')}  {_many(facts.keyframes, 'keyframe')}")
     text.append("" if facts.memory else "  memory off", "bold yellow").append("\n")
     latency = f"  key to picture {seen.latencies[-1]:.2f} s" if seen.latencies else ""
-    text.append(f"{seen.pace:.1f} frames/s{latency}\n")
+    text.append(f"{seen.pace:.1f} frames/s{latency}\n" if seen.moves else "W A S D walk, ← → turn\n")
     status = seen.status
     words = [] if status is None else [f"{status.waiting} waiting", *(["PAUSED"] if status.paused else [])]
     text.append("  ".join([*words, seen.replay]).strip() or "ready", "dim").append("\n")
+    if facts.words:  # the newest first: it is what changes things
+        text.append("; ".join(reversed(facts.words)) + "  ", "bold")
     return text.append(facts.prompt or "no words: memory alone", "italic")
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 import torch
 
 from mosaicmem.apps.tui.drawing import Picture
-from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.apps.tui.words import Point, Standing
+from mosaicmem.errors import InputError
 from mosaicmem.generation.rollout import to_u8
 from mosaicmem.geometry.cameras import Cameras
-from mosaicmem.live.commands import Choice, Edit, Verb
+from mosaicmem.io.exports.shots import camera_now
+from mosaicmem.live.commands import Choice, Edit
 from mosaicmem.live.edits import edited, selection
 from mosaicmem.live.reasons import WORDS, chosen, why
 from mosaicmem.live.steps import hatched, remembered
@@ -20,17 +21,6 @@ from mosaicmem.live.walk import Walk
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.retrieval import retrieve
 from mosaicmem.memory.store import PatchStore
-
-VERBS: dict[str, tuple[str, str]] = {
-    "erase": ("", "forget it"),
-    "move": ("0.5 0 0", "X Y Z, world units"),
-    "duplicate": ("0.5 0 0", "X Y Z, world units"),
-    "rotate": ("90", "degrees about the vertical"),
-    "scale": ("1.5", "factor"),
-    "splice": ("", "NAME of another world, and perhaps X Y Z"),
-}
-"""What an edit may be, an example of its numbers, and what they are."""
-
 
 MARK = (255, 0, 255)
 """Colour of what an edit would act on."""
@@ -56,31 +46,37 @@ class Preview:
     after: Remembered
 
 
-def parse_edit(text: str, choice: Choice | None) -> Edit:
-    """An edit in words, such as `move 0.5 0 0`, of what is chosen.
+def standing(walk: Walk) -> Standing:
+    """How one stands, for edits in words; the door is in the middle of the view, at the height of the eye, and whoever
+    stands in it looks this way."""
+    up = torch.nn.functional.normalize(walk.up.double(), dim=0)
+    c2w = walk.state.camera.c2w[0].double()
+    ahead = c2w[:3, 2] - up * (c2w[:3, 2] @ up)
+    if float(ahead.norm()) < 1e-6:  # straight up or down: the way the top of the picture points
+        ahead = -c2w[:3, 1]
+    ahead = torch.nn.functional.normalize(ahead, dim=0)
+    right = torch.linalg.cross(ahead, up)
+    point, door = why(walk, 0.5, 0.5)["point"], None
+    if point is not None:
+        at = torch.tensor(point, dtype=torch.float64)
+        door = _triple(at + up * ((c2w[:3, 3] - at) @ up))
+    return Standing(_triple(right), _triple(up), _triple(ahead), door)
+
+
+def shown_by(walk: Walk, choice: Choice) -> Remembered:
+    """What the chosen frames alone show, where the newest of them was seen from.
 
     Raises:
-        ConfigError: if it is none; the message says what is expected.
+        InputError: if nothing is chosen.
     """
-    verb, *rest = text.split()[:8] or [""]
-    if verb not in VERBS:
-        raise ConfigError(f"{verb!r:.20}: expected one of {', '.join(VERBS)}")
-    if verb == "splice":
-        if not rest:
-            raise ConfigError("splice NAME: which world?")
-        return Edit("splice", other=rest[0], by=_point(rest[1:]) if rest[1:] else None)
-    if choice is None:
-        raise ConfigError("nothing is chosen; mark frames in the list, or click a thing in the view")
-    numbers = [_number(word) for word in rest]
-    wanted = {"erase": 0, "move": 3, "duplicate": 3}.get(verb, 1)
-    if len(numbers) != wanted:
-        raise ConfigError(f"{verb} {VERBS[verb][1] if wanted else ''}: expected {wanted} numbers")
-    what = cast(Verb, verb)
-    if wanted == 3:
-        return Edit(what, choice, by=_point(rest))
-    if wanted == 0:
-        return Edit(what, choice)
-    return Edit(what, choice, degrees=numbers[0]) if verb == "rotate" else Edit(what, choice, factor=numbers[0])
+    store, here = walk.state.store, walk.state.camera
+    rows = selection(choice)(store)
+    held = [group for g, group in enumerate(store) if bool(rows[store.offsets[g] : store.offsets[g + 1]].any())]
+    if not held:
+        raise InputError("nothing is remembered of that")
+    seen, _ = camera_now(max(held, key=lambda group: group.age_key))
+    camera = Cameras.from_c2w(seen.c2w.double(), here.Ks, here.width, here.height)
+    return _remembered(walk, PatchStore.from_groups(held), camera)
 
 
 def look_back(walk: Walk, frame: int) -> Remembered:
@@ -130,10 +126,28 @@ def preview(walk: Walk, edit: Edit) -> Preview:
     count = after.num_patches - store.num_patches if edit.choice is None else chosen(walk, edit.choice)["count"]
     camera = walk.state.camera
     before = _remembered(walk, store, camera)
+    marked = store.centers[:0].double()
     if edit.choice is not None:
-        rows = selection(edit.choice)(store)
-        before = replace(before, picture=_marked(before.picture, store.centers[rows], camera))
+        marked = store.centers[selection(edit.choice)(store)].double()
+    elif edit.door is not None and edit.facing is not None:
+        marked = _door_frame(edit.door, edit.facing, walk.up, store.scale)
+    before = replace(before, picture=_marked(before.picture, marked, camera))
     return Preview(int(count), store.num_patches, after.num_patches, before, _remembered(walk, after, camera))
+
+
+def _door_frame(door: Point, facing: Point, up: torch.Tensor, scale: float) -> torch.Tensor:
+    """`[n 3]` points along the frame of a door that is a quarter of the world's scale wide."""
+    up = torch.nn.functional.normalize(up.double(), dim=0)
+    beside = torch.nn.functional.normalize(torch.linalg.cross(torch.tensor(facing, dtype=torch.float64), up), dim=0)
+    along = torch.linspace(-1, 1, 41, dtype=torch.float64)[:, None] * 0.15 * scale
+    sides = [0.12 * scale * sign * beside + along * up for sign in (-1, 1)]
+    ends = [0.15 * scale * sign * up + 0.8 * along * beside for sign in (-1, 1)]
+    return torch.tensor(door, dtype=torch.float64) + torch.cat([*sides, *ends])
+
+
+def _triple(vector: torch.Tensor) -> Point:
+    x, y, z = (round(float(v), 6) for v in vector)
+    return x, y, z
 
 
 def _marked(picture: Picture, points: torch.Tensor, camera: Cameras) -> Picture:
@@ -162,17 +176,3 @@ def _reasons(mosaic: Mosaic, store: PatchStore) -> list[str]:
     lines = ["from frames " + ", ".join(map(str, frames[:12])) + (" ..." if len(frames) > 12 else "")] if frames else []
     counts = {reason: count for reason, count in mosaic.reasons(0).items() if count}
     return [*lines, *(f"{count} {WORDS[reason]}" for reason, count in counts.items())]
-
-
-def _point(words: list[str]) -> tuple[float, float, float]:
-    numbers = [_number(word) for word in words]
-    if len(numbers) != 3:
-        raise ConfigError("expected X Y Z, three numbers in world units")
-    return numbers[0], numbers[1], numbers[2]
-
-
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise ConfigError(f"{word!r:.20}: expected a number") from None

@@ -12,6 +12,7 @@ from textual import events
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
+from textual.widgets import Static
 
 from mosaicmem.apps.tui import cloud
 from mosaicmem.apps.tui.cloud import Orbit, Sight
@@ -52,6 +53,8 @@ class Canvas(Widget):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._drawn: tuple[tuple[int, int], list[Strip]] | None = None
+        self.notice = ""
+        """What stands in the middle while there is nothing to draw."""
 
     @property
     def _few(self) -> bool:
@@ -75,7 +78,30 @@ class Canvas(Widget):
             self._drawn = (width, height), [] if found is None else strips(found, self._few)
         lines = self._drawn[1]
         strip = lines[y] if y < len(lines) else Strip.blank(width)
+        if not lines and self.notice and y == height // 2:
+            strip = Strip([Segment(self.notice[:width].center(width))], width)
         return strip.apply_style(self.rich_style)
+
+
+class Meter(Static):
+    """Words that are made for the width there is: it says so when that has changed.
+
+    Attributes:
+        wide: Columns when it was last to be seen; 0 before.
+    """
+
+    class Resized(Message):
+        """Its width is another one."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.wide = 0
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Ask for other words; behind another tab nobody sees them."""
+        if event.size.width not in (0, self.wide):
+            self.wide = event.size.width
+            self.post_message(self.Resized())
 
 
 class PictureView(Canvas):
