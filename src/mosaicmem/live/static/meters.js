@@ -2,7 +2,8 @@
 
 const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
 const most = (list) => [...list].sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(0.95 * list.length))];
-const milliseconds = (seconds) => (seconds >= 0.01 ? `${Math.round(1000 * seconds)}` : (1000 * seconds).toFixed(1)) + " ms";
+// three digits at most, whatever it is
+const length = (ms) => (ms >= 999.5 ? `${(ms / 1000).toFixed(1)} s` : `${ms >= 10 ? Math.round(ms) : ms.toFixed(1)} ms`);
 
 const many = (n, one, more = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : more}`;
 const size = (bytes) => (bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
@@ -25,7 +26,7 @@ export class Meters {
       bar.style.width = `${100 * seconds / longest}%`;
       const middle = document.createElement("td");
       middle.append(bar);
-      row.append(head, middle, Object.assign(document.createElement("td"), { textContent: milliseconds(seconds) }));
+      row.append(head, middle, Object.assign(document.createElement("td"), { textContent: length(1000 * seconds) }));
       return row;
     }));
     const { stages: table } = this.dom; // what stands below must not jump when a step has fewer stages
@@ -36,7 +37,7 @@ export class Meters {
   lag(ms) {
     this.lags.push(ms);
     if (this.lags.length > 60) this.lags.shift();
-    this.dom.lag.textContent = `${Math.round(median(this.lags))} ms (95 %: ${Math.round(most(this.lags))} ms)`;
+    this.dom.lag.textContent = `${length(median(this.lags))} (95 %: ${length(most(this.lags))})`;
   }
 
   status(status) {
