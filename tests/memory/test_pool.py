@@ -25,13 +25,13 @@ def test_the_depth_of_a_rectangle_is_that_of_its_deepest_token(m: int, n: int, s
     for _ in range(20):
         top, bottom = np.sort(random.integers(0, m, 2))
         left, right = np.sort(random.integers(0, n, 2))
-        rect = np.array([top, bottom, left, right], np.int16)
-        found = _pool_kernels.deepest(tables, rect, n)
+        rects = np.array([[0, 0, 0, 0], [top, bottom, left, right]], np.int16)
+        found = _pool_kernels.deepest(tables, rects, 1, n)
         if max(bottom - top, right - left) < 16:
             assert found == lesser[top : bottom + 1, left : right + 1].max()
         else:
             assert found == np.inf
-    assert _pool_kernels.deepest(tables, np.array([1, 0, 0, 0], np.int16), n) == 0
+    assert _pool_kernels.deepest(tables, np.array([[1, 0, 0, 0]], np.int16), 0, n) == 0
 
 
 @pytest.mark.parametrize("deeper", [1.0, 3.0])

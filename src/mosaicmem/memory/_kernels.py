@@ -206,12 +206,14 @@ def splat_cells(planes, P, stride, near, rho_max, tau, zmin, hit, hit_depth, hit
                 for i in range(i0, i1):
                     for j in range(j0, j1):
                         zmin[i, j] = min(zmin[i, j], z)
-                kept[count] = x, y, z, rho
-                box[count] = i0, i1, j0, j1, r * w_src + start + a
+                # number by number: a row is an array of its own, and its references are counted
+                kept[count, 0], kept[count, 1], kept[count, 2], kept[count, 3] = x, y, z, rho
+                box[count, 0], box[count, 1], box[count, 2], box[count, 3] = i0, i1, j0, j1
+                box[count, 4] = r * w_src + start + a
                 count += 1
     for k in range(count):
-        x, y, z, rho = kept[k]
-        i0, i1, j0, j1, q = box[k]
+        x, y, z, rho = kept[k, 0], kept[k, 1], kept[k, 2], kept[k, 3]
+        i0, i1, j0, j1, q = box[k, 0], box[k, 1], box[k, 2], box[k, 3], box[k, 4]
         for i in range(i0, i1):
             for j in range(j0, j1):
                 if z > (1 + tau) * zmin[i, j]:

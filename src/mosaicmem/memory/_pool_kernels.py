@@ -173,19 +173,20 @@ def _power(count):
     return (count >= 2) + (count >= 4) + (count >= 8)
 
 
-@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def deepest(tables, rect, n):
-    """The largest within `rect`, by `window_maxima`: infinity if it is too large to tell, 0 if it is empty."""
-    tall, wide = rect[1] - rect[0] + 1, rect[3] - rect[2] + 1
+def deepest(tables, rect, b, n):
+    """The largest within `rect[b]`, by `window_maxima`: infinity if it is too large to tell, 0 if it is empty."""
+    top, bottom, left, right = rect[b, 0], rect[b, 1], rect[b, 2], rect[b, 3]
+    tall, wide = bottom - top + 1, right - left + 1
     if tall <= 0 or wide <= 0:
         return np.float32(0)
     if tall > 16 or wide > 16:
         return np.float32(np.inf)
     i, j = _power(tall), _power(wide)
-    above, below, right = rect[0] * n, (rect[1] + 1 - (1 << i)) * n, rect[3] + 1 - (1 << j)
-    table = tables[i, j]
-    return max(max(table[above + rect[2]], table[above + right]), max(table[below + rect[2]], table[below + right]))
+    above, below, aside = top * n, (bottom + 1 - (1 << i)) * n, right + 1 - (1 << j)
+    first = max(tables[i, j, above + left], tables[i, j, above + aside])
+    return max(first, max(tables[i, j, below + left], tables[i, j, below + aside]))
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
@@ -199,8 +200,8 @@ def _first(x, count):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _place(points, sizes, count, eye, m, n, depth, front, box):
-    """Where the first `count`, at most `LANES`, of some patches land: `points [3 LANES]`, flat, and `sizes [LANES]`.
+def _place(centers, radii, start, count, eye, m, n, depth, front, box):
+    """Where patches `start` to `start + count`, at most `LANES`, land, of `centers`, flat, and `radii`.
 
     `eye [19]` is the view in float32: 3x4 matrix, focal lengths, principal point, and in pixels the size of a token,
     then the nearest depth and the largest half footprint. `depth` and `front [LANES]` get their depth and that of
@@ -215,13 +216,15 @@ def _place(points, sizes, count, eye, m, n, depth, front, box):
     rows, columns = np.float32(m), np.float32(n)
     width, height, last = columns * stride, rows * stride, np.int32(count)
     none, landed = np.int32(0), np.int32(0)
+    at, point = np.uint64(start), np.uint64(3 * start)  # without a sign: one that may count from the end is slow
     for a in range(LANES):
-        x, y, z = points[3 * a], points[3 * a + 1], points[3 * a + 2]
+        x, y, z, radius = centers[point], centers[point + np.uint64(1)], centers[point + np.uint64(2)], radii[at]
+        at, point = at + np.uint64(1), point + np.uint64(3)
         zc = a20 * x + a21 * y + a22 * z + a23
         nearness = np.float32(1) / zc
         u = fx * (a00 * x + a01 * y + a02 * z + a03) * nearness + cx
         v = fy * (a10 * x + a11 * y + a12 * z + a13) * nearness + cy
-        half = sizes[a] * fx * nearness
+        half = radius * fx * nearness
         half = half if half > least else least
         half = half if half < max_half else max_half
         inside = zc - near  # the least of five margins, so that one comparison says whether it lands
@@ -235,7 +238,7 @@ def _place(points, sizes, count, eye, m, n, depth, front, box):
         inside = margin if margin < inside else inside
         inside = inside if np.int32(a) < last else np.float32(0)
         lands = inside > np.float32(0)
-        depth[a], front[a] = zc, zc - sizes[a]
+        depth[a], front[a] = zc, zc - radius
         top = np.int32(_first((v - half) * per_stride - middle, rows))
         bottom = np.int32(_first((v + half) * per_stride - middle, rows))
         left = np.int32(_first((u - half) * per_stride - middle, columns))
@@ -246,15 +249,15 @@ def _place(points, sizes, count, eye, m, n, depth, front, box):
     return landed != 0
 
 
-@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _run(centers, radii, start, spare):
-    """`LANES` rows of `centers`, flat, and `radii` from `start` on, or a copy where the columns end before."""
-    if start + LANES <= len(radii):
-        return centers[3 * start : 3 * (start + LANES)], radii[start : start + LANES]
-    left = len(radii) - start
-    spare[: 3 * left], spare[3 * LANES : 3 * LANES + left] = centers[3 * start :], radii[start:]
-    return spare[: 3 * LANES], spare[3 * LANES :]
+def _end(centers, radii):
+    """Where the last `LANES` patches begin, and their flat `centers` and `radii` with as many of nothing behind."""
+    start = max(len(radii) - LANES, 0)
+    last_centers, last_radii = np.zeros(6 * LANES, np.float32), np.zeros(2 * LANES, np.float32)
+    last_centers[: len(centers) - 3 * start] = centers[3 * start :]
+    last_radii[: len(radii) - start] = radii[start:]
+    return start, last_centers, last_radii
 
 
 _AT_ONCE = 128
@@ -271,21 +274,24 @@ def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order
     nearest of both does not need. `tables` is scratch of `window_maxima`.
     """
     depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
-    spare, needed = np.zeros(4 * LANES, np.float32), np.empty(_AT_ONCE, np.int32)
+    needed, (end, last_centers, last_radii) = np.empty(_AT_ONCE, np.int32), _end(centers, radii)
     tables[:] = np.inf
     placed = 0
     for begin in range(0, len(order), _AT_ONCE):
         count = 0
         for o in range(begin, min(begin + _AT_ONCE, len(order))):
             b = order[o]
-            if front[b] < deepest(tables, rect[b], n):
+            if front[b] < deepest(tables, rect, b, n):
                 needed[count] = live[b, 1]
                 count += 1
         for c in range(count):
             row = needed[c]
             for start in range(block_rows[row], block_rows[row + 1], LANES):
-                points, sizes = _run(centers, radii, start, spare)
-                _place(points, sizes, block_rows[row + 1] - start, eye, m, n, depth, fronts, box)
+                size = block_rows[row + 1] - start
+                if start < end:
+                    _place(centers, radii, start, size, eye, m, n, depth, fronts, box)
+                else:
+                    _place(last_centers, last_radii, start - end, size, eye, m, n, depth, fronts, box)
                 for a in range(LANES):
                     z = depth[a]
                     for i in range(box[a], box[LANES + a]):
@@ -308,16 +314,19 @@ def pool_visible(centers, radii, block_rows, eye, m, n, live, front, rect, whole
     by something nearer or known of the group already, is skipped once it is known whether the group landed.
     """
     depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
-    spare = np.zeros(4 * LANES, np.float32)
+    end, last_centers, last_radii = _end(centers, radii)
     for b in range(len(live)):
         k, row = live[b, 0], live[b, 1]
         landed[k] |= whole[b]
         nearest = front[b] - blocks[row, 6]
-        if landed[k] and (nearest > deepest(tables, rect[b], n) or _idle(limit, rect[b], n, nearest, shows[k])):
+        if landed[k] and (nearest > deepest(tables, rect, b, n) or _idle(limit, rect, b, n, nearest, shows, k)):
             continue
         for start in range(block_rows[row], block_rows[row + 1], LANES):
-            points, sizes = _run(centers, radii, start, spare)
-            landed[k] |= _place(points, sizes, block_rows[row + 1] - start, eye, m, n, depth, fronts, box)
+            size = block_rows[row + 1] - start
+            if start < end:
+                landed[k] |= _place(centers, radii, start, size, eye, m, n, depth, fronts, box)
+            else:
+                landed[k] |= _place(last_centers, last_radii, start - end, size, eye, m, n, depth, fronts, box)
             for a in range(LANES):
                 z = fronts[a]
                 for i in range(box[a], box[LANES + a]):
@@ -325,13 +334,13 @@ def pool_visible(centers, radii, block_rows, eye, m, n, live, front, rect, whole
                         shows[k, token >> 6] |= np.uint64(z <= limit[token]) << np.uint64(token & 63)
 
 
-@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _idle(limit, rect, n, depth, shows):
-    """Whether every token of `rect` is shown by the group already, or may show nothing as deep as `depth`."""
-    for row in range(rect[0], rect[1] + 1):
-        for token in range(row * n + rect[2], row * n + rect[3] + 1):
-            if depth <= limit[token] and not (shows[token >> 6] >> np.uint64(token & 63)) & np.uint64(1):
+def _idle(limit, rect, b, n, depth, shows, k):
+    """Whether every token of `rect[b]` is shown by group `k` already, or may show nothing as deep as `depth`."""
+    for row in range(rect[b, 0], rect[b, 1] + 1):
+        for token in range(row * n + rect[b, 2], row * n + rect[b, 3] + 1):
+            if depth <= limit[token] and not (shows[k, token >> 6] >> np.uint64(token & 63)) & np.uint64(1):
                 return False
     return True
 
