@@ -24,6 +24,7 @@ from mosaicmem.memory.store import PatchStore
 
 MARK = (255, 0, 255)
 """Colour of what an edit would act on."""
+MOST_MARKS = 250
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def preview(walk: Walk, edit: Edit) -> Preview:
     marked = store.centers[:0].double()
     if edit.choice is not None:
         marked = store.centers[selection(edit.choice)(store)].double()
+        marked = marked[:: max(1, len(marked) // MOST_MARKS)]  # what is marked is still to be seen
     elif edit.door is not None and edit.facing is not None:
         marked = _door_frame(edit.door, edit.facing, walk.up, store.scale)
     before = replace(before, picture=_marked(before.picture, marked, camera))
