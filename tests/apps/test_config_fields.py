@@ -50,7 +50,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
     "generation.anchor_noise": (WALK, 0.1, ()),
     "generation.refine": (WALK, False, ()),
     "generation.memory_mb": (WALK, 0.0, ()),
-    "sampling.steps": (WALK, 2, ()),
+    "sampling.steps": (WALK, 3, ()),
     "sampling.guidance": (WALK, 2.0, ()),
     "sampling.event_guidance": (WALK, 1.0, ("--event=4:the light goes out",)),
     "sampling.guidance_limit": (WALK, 0.001, ("--event=4:the light goes out",)),

@@ -642,6 +642,8 @@ def test_twins_share_window_and_noise_and_differ_in_what_happens_and_what_is_sai
         half = world_task(paths, batch=8, twins=0.8, recent=0.0).batch(2, rank, 2)
         assert torch.equal(half.latents, batch.latents[mine]) and torch.equal(half.words, batch.words[mine])
         assert torch.equal(half.twins, batch.twins[mine])
+    silent = world_task(paths, batch=8, twins=0.8, recent=0.0, no_text=1.0).batch(2)
+    assert (silent.words != 0).any(1).tolist() == [True] * 6 + [False] * 2, "twins without words have no answer"
     alone = world_task(paths, batch=8, twins=0.0, recent=0.0).batch(2)
     assert not torch.equal(alone.noise[1], alone.noise[0]), "control"
 
@@ -673,23 +675,27 @@ def test_what_twins_err_in_common_does_not_count_as_apart():
 
 
 def test_a_model_that_ignores_words_pays_for_it_apart(tmp_path):
-    """Twins that differ by 1 in half of the cells: whoever answers all alike is apart by the spread of the three."""
+    """Twins that differ by 1: whoever answers all alike is apart by the spread of the three, where something moves."""
     for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"), ("5-2", "green"))):
         clip = make_latents(5, event=17)
         groups = clip.groups.clone()
         groups[4:] += k
-        write_latents(tmp_path / f"{name}.safetensors", replace(clip, event=f"the ball turns {colour}", groups=groups))
+        moving = torch.zeros_like(groups[:, 0])
+        moving[:, ::2] = 0.5  # half of what every other row of cells shows
+        twin = replace(clip, event=f"the ball turns {colour}", groups=groups, moving=moving)
+        write_latents(tmp_path / f"{name}.safetensors", twin)
     paths = sorted(tmp_path.glob("*.safetensors"))
-    task = world_task(paths, batch=3, twins=1.0, apart=2.0, recent=0.0)
+    task = world_task(paths, batch=3, twins=1.0, apart=2.0, moving=8.0, recent=0.0)
     batch = task.batch(0)
     batch = replace(batch, sigma=torch.ones(3))  # what is asked shows nothing of the answer
     with torch.no_grad():
         loss, metrics = task.loss(task.module, batch)
         deaf = replace(batch, words=torch.zeros_like(batch.words))
         _, ignored = task.loss(task.module, deaf)
-        off = world_task(paths, batch=3, twins=1.0, recent=0.0)
+        off = world_task(paths, batch=3, twins=1.0, moving=8.0, recent=0.0)
         off.module.load_state_dict(task.module.state_dict())
         plain, none = off.loss(off.module, batch)
-    # answers that are equal leave exactly the truths' own spread: (1 + 0 + 1) / 3, channels weighing 1 on average
-    assert math.isclose(ignored["apart"], 2 / 3, rel_tol=0.02) and "apart" not in none
+    # answers that are equal leave exactly the truths' own spread, (1 + 0 + 1) / 3 (channels weigh 1 on average),
+    # 8 * 0.5 times in half of the cells
+    assert math.isclose(ignored["apart"], 8 * 0.5 / 2 * 2 / 3, rel_tol=0.02) and "apart" not in none
     assert math.isclose(float(loss - plain), 2.0 * metrics["apart"], rel_tol=1e-3)

@@ -23,6 +23,7 @@ from mosaicmem.worlds.episodes import (
     movers,
 )
 from mosaicmem.worlds.film import film
+from mosaicmem.worlds.parts import PALETTE
 
 CLOSED = ("turn", "walk", "loop", "jitter")
 SOME = (0, 1, 2, 3, 4, 5)
@@ -207,3 +208,18 @@ def test_held_out_seeds_are_fixed_and_time_is_of_film():
     assert range(900_000, 1_000_000) == HELD_OUT
     assert FPS == 24
     assert len(make_episode(HELD_OUT.start, size=16)) % 16 == 1
+
+
+def test_captions_tell_balls_and_lifts_by_their_colour(episodes):
+    """The words name exactly the colours that are there: "the ball turns blue" is about the thing that is red now."""
+    told, colours = 0, set()
+    for episode in (*episodes, *(make_episode(seed, size=32, with_event=False) for seed in range(6, 14))):
+        scene = episode.scene
+        for name, does in (("ball", "bounces"), ("lift", "goes up and down")):
+            looks = {tuple(round(c, 4) for c in scene.materials.colour[i].tolist()) for i in movers(scene).tolist()
+                     if scene.names[i] == name}  # fmt: skip
+            said = re.findall(rf"(?:a|an) (\w+) {name} {does}", episode.caption)
+            assert sorted(PALETTE[colour] for colour in said) == sorted(looks)
+            told += len(said)
+            colours |= set(said)
+    assert told >= 6 and len(colours) >= 3

@@ -38,10 +38,10 @@ class SamplingConfig:
         use_cameras: Whether attention carries cameras (PRoPE).
     """
 
-    steps: int = 3
+    steps: int = 2
     guidance: float = 1.0
-    event_guidance: float = 9.0
-    guidance_limit: float = 0.06
+    event_guidance: float = 12.0
+    guidance_limit: float = 0.08
     shift: float = 5.0
     method: SamplerName = "multistep"
     use_cameras: bool = True

@@ -61,8 +61,8 @@ class WorldTaskConfig:
         event: Share of samples of a clip with an event that begin right at it.
         twins: Share of samples that come in threes where clips have twins (`cache.render_twins`): one window and one
             noise, right after the event, and all that differs is what happens and what is said.
-        apart: What an error in how twins differ counts beside the error of each. In the difference cancels what
-            nobody can know, such as where a ball will be, and what words change is left.
+        apart: What an error in how twins differ counts beside the error of each, in cells that show moving things.
+            In the difference cancels what nobody can know, such as where a ball will be, and what words change is left.
         pixels: What an error in decoded frames counts beside one in latents, where the autoencoder can be
             differentiated.
         pixel_cells: Side of the square, in cells, of every latent that is decoded for it.
@@ -170,7 +170,8 @@ class WorldTask:
         guess = x0_from(out, noisy, sigma, kind)
         metrics: dict[str, float] = {}
         if self._in_threes and self.settings.apart:
-            differ = twins_apart(weight.sqrt() * (guess - x0), batch.twins)
+            beyond = weight * (batch.weight - 1)  # where something moves: elsewhere twins are equal anyway
+            differ = twins_apart(beyond.sqrt() * (guess - x0), batch.twins)
             loss = loss + self.settings.apart * differ
             metrics["apart"] = float(differ.detach())
         if self._decoder is not None:

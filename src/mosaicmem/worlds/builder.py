@@ -22,6 +22,8 @@ WALL = 0.12  # thickness of one room's half of a wall
 DOOR_WIDTH, DOOR_HEIGHT = 1.15, 2.1
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+MOVER_COLOURS = ("red", "orange", "blue", "yellow")
+"""Of balls and lifts."""
 _WALLS = ("cream", "pale blue", "pale green", "pale pink", "light grey", "sand")
 _FLOORS = ("oak", "slate", "terracotta", "beige")
 _VIVID = (
@@ -190,7 +192,7 @@ def _movers(draft: Draft, room: Room, aisle: list[tuple[float, float]], rng: ran
         )
         draft.reserved.append((room.front_door - half, room.z1, 2 * half + 0.05))
         draft.happens.append("a door to the outside opens")
-    colour = rng.choice(("red", "orange", "blue", "yellow"))
+    colour = rng.choice(MOVER_COLOURS)
     if first or rng.random() < 0.5:
         radius = rng.uniform(0.14, 0.2)
         spot = room.free_spot(rng, radius + 0.1, aisle, draft.reserved)

@@ -18,7 +18,7 @@ from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.worlds import walks
-from mosaicmem.worlds.builder import NUMBERS, make_scene
+from mosaicmem.worlds.builder import MOVER_COLOURS, NUMBERS, make_scene
 from mosaicmem.worlds.film import film
 from mosaicmem.worlds.parts import PALETTE, article
 from mosaicmem.worlds.scene import Rendering, Scene
@@ -207,13 +207,24 @@ def _caption(scene: Scene, rooms: int) -> str:
     things = [n for n in dict.fromkeys(scene.names) if n in _THINGS]
     start = "a room" if rooms == 1 else f"{NUMBERS[rooms]} rooms"
     holds = ", ".join(article(name) for name in things)
-    moving = {scene.names[i] for i in movers(scene).tolist()}
-    happens = [text for name, text in _MOVES.items() if name in moving]
+    moving = movers(scene).tolist()
+    happens = []
+    for name, does in _MOVES.items():
+        named = [i for i in moving if scene.names[i] == name]
+        looks = dict.fromkeys(f"{_colour(scene, i)} {name}" if name in _COLOURED else name for i in named)
+        happens += [f"{article(look)} {does}" for look in looks]
     return ". ".join([f"{start} with {holds}" if holds else start, *happens]) + "."
 
 
 _THINGS = ("sofa", "table", "cupboard", "crate", "pedestal", "plant", "shelf", "lamp shade", "picture", "door")
-_MOVES = {"ball": "a ball bounces", "lift": "a lift goes up and down", "door": "a door opens"}
+_MOVES = {"ball": "bounces", "lift": "goes up and down", "door": "opens"}
+_COLOURED = ("ball", "lift")
+"""Small things are told by their colour: which of all is the ball, before anything happens to it."""
+
+
+def _colour(scene: Scene, object_id: int) -> str:
+    seen = scene.materials.colour[object_id]
+    return min(MOVER_COLOURS, key=lambda name: float((seen - torch.tensor(PALETTE[name])).square().sum()))
 
 
 def _path(scene: Scene, kind: PathKind, rng: random.Random, frames: int | None) -> tuple[Tensor, Tensor, Tensor]:
