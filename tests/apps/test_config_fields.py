@@ -55,7 +55,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
     "sampling.event_guidance": (WALK, 1.0, ("--event=4:the light goes out",)),
     "sampling.guidance_limit": (WALK, 0.001, ("--event=4:the light goes out",)),
     "sampling.shift": (WALK, 1.0, ()),
-    "sampling.method": (WALK, "euler", ()),
+    "sampling.method": (WALK, "euler", ("--steps=3",)),
     "sampling.use_cameras": (WALK, False, ()),
     "seed": (DEMO, 1, ()),
     "demo.num_frames": (DEMO, 7, ()),

@@ -34,7 +34,7 @@ class SamplingConfig:
             pixels of [-1, 1]. Without a limit a small thing is led too little or a light too far (Sadat et al. 2024,
             "Eliminating oversaturation").
         shift: More of the steps at high noise for values above 1.
-        method: `euler` or `multistep`.
+        method: `euler` or `multistep`; they are one for up to two steps.
         use_cameras: Whether attention carries cameras (PRoPE).
     """
 
