@@ -20,16 +20,9 @@ from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.latent_clip import write_latents
+from mosaicmem.training.twins import TWINS
 from mosaicmem.training.weights import channel_weights, pixel_loss
-from mosaicmem.training.world_task import (
-    TWINS,
-    WorldTaskConfig,
-    _window_start,
-    choose_keyframes,
-    deal,
-    families,
-    twins_apart,
-)
+from mosaicmem.training.world_task import WorldTaskConfig, _window_start, choose_keyframes
 
 STEADY: dict[str, Any] = {
     "no_memory": 0.0, "no_cameras": 0.0, "no_text": 0.0, "degrade": 0.0, "echo": 0.0, "depth_error": 0.0,
@@ -41,6 +34,44 @@ SUB = replace(MICRO, memory_subframes=subframe_width(4, GRID))
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp("latents"))
+
+
+SHARES = (
+    "past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse", "event", "twins",
+)  # fmt: skip
+OUTSIDE: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("batch", "latents", "max_keyframes", "pixel_cells"), (0, -1)),
+    **dict.fromkeys(SHARES, (-0.1, 1.1, math.nan)),
+    **dict.fromkeys(("depth_error", "moving", "apart", "pixels"), (-0.1, math.inf, math.nan)),
+    "shift": (0.0, -1.0, math.nan),
+    "seed": (-1,),
+}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(WorldTaskConfig)])
+def test_a_setting_out_of_range_is_refused_by_name(name):
+    for value in OUTSIDE[name]:
+        settings: dict[str, Any] = {"twins": 0.5, name: value}
+        with pytest.raises(ConfigError, match=rf"\b{name} = {value}: expected"):
+            WorldTaskConfig(**settings)
+    if name in SHARES:
+        for value in (0.0, 1.0):  # control: the ends are inside
+            assert getattr(WorldTaskConfig(**{name: value}), name) == value
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(ConfigError, match=r"batch = 0: .*; echo = 2: "):
+        WorldTaskConfig(batch=0, echo=2)
+
+
+def test_settings_that_would_do_nothing_without_others_are_refused():
+    with pytest.raises(ConfigError, match=r"apart = 1.0: .* give twins too"):
+        WorldTaskConfig(apart=1.0)
+    with pytest.raises(ConfigError, match=r"apart = 1.0: .* give moving above 0"):
+        WorldTaskConfig(apart=1.0, twins=0.5, moving=0.0)
+    with pytest.raises(ConfigError, match=r"twins = 0.3 of a batch of 8: gives no 3 samples"):
+        WorldTaskConfig(twins=0.3)
+    assert WorldTaskConfig(apart=1.0, twins=0.375, moving=0.1).batch == 8
 
 
 @given(st.integers(2, 40), st.integers(0, 30), st.integers(1, 5), st.integers(0, 10**6), st.booleans())
@@ -611,13 +642,6 @@ def test_a_rehearsed_batch_is_the_same_for_one_rank_and_two_and_changes_no_weigh
     assert not torch.equal(task.batch(2).latents, whole.latents), "another model rehearses otherwise"
 
 
-def test_families_are_the_clips_of_one_world(tmp_path):
-    paths = [
-        tmp_path / f"{name}.safetensors" for name in ("12", "1", "1-2", "1-1", "1-3", "12-1", "3", "2-1", "room-a")
-    ]
-    assert [[p.stem for p in family] for family in families(paths)] == [["1", "1-1", "1-2"]]
-
-
 def test_twins_share_window_and_noise_and_differ_in_what_happens_and_what_is_said(tmp_path):
     for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"), ("5-2", "green"))):
         clip = make_latents(5, event=17)
@@ -646,32 +670,6 @@ def test_twins_share_window_and_noise_and_differ_in_what_happens_and_what_is_sai
     assert (silent.words != 0).any(1).tolist() == [True] * 6 + [False] * 2, "twins without words have no answer"
     alone = world_task(paths, batch=8, twins=0.0, recent=0.0).batch(2)
     assert not torch.equal(alone.noise[1], alone.noise[0]), "control"
-
-
-@given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 8))
-def test_every_sample_is_dealt_once_as_many_to_each_and_twins_stay_together(world_size, each, threes):
-    batch, twins = world_size * each, TWINS * threes
-    if twins > batch or TWINS * -(-threes // world_size) > each:
-        with pytest.raises(ConfigError, match="larger batch"):
-            deal(batch, twins, 0, world_size)
-        return
-    hands = [deal(batch, twins, rank, world_size) for rank in range(world_size)]
-    assert sorted(i for hand in hands for i in hand) == list(range(batch)) and {len(hand) for hand in hands} == {each}
-    for hand in hands:
-        for first in range(0, twins, TWINS):
-            assert len({first, first + 1, first + 2} & set(hand)) in (0, TWINS)
-
-
-def test_what_twins_err_in_common_does_not_count_as_apart():
-    generator = torch.Generator().manual_seed(0)
-    common, own = torch.randn(1, 4, 2, 3, 3, generator=generator), torch.randn(7, 4, 2, 3, 3, generator=generator)
-    twins = torch.tensor([0, 0, 0, -1, 2, 2, 2])
-    assert float(twins_apart(common.expand(7, -1, -1, -1, -1), twins)) < 1e-12
-    apart = twins_apart(own, twins)
-    torch.testing.assert_close(twins_apart(own + 5 * common, twins), apart, rtol=1e-4, atol=1e-6)
-    by_hand = sum(float((own[i] - own[k : k + 3].mean(0)).square().sum()) for k in (0, 4) for i in range(k, k + 3))
-    assert math.isclose(float(apart), by_hand / own.numel(), rel_tol=1e-5)
-    assert float(twins_apart(own, torch.full((7,), -1))) == 0.0
 
 
 def test_a_model_that_ignores_words_pays_for_it_apart(tmp_path):

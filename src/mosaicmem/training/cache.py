@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -125,8 +125,10 @@ def read_clip(path: Path) -> Clip:
     return Clip(path.stem, rgb, depth, cameras, *words_of_clip, tensors.get("moving"))
 
 
-def read_tensors(path: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Words and tensors of a safetensors file of ours.
+def read_tensors(
+    path: Path, wanted: str, only: Container[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Words and tensors of a safetensors file of ours, or only some of them where it has them.
 
     Raises:
         InputError: if it is broken, such as one that was copied by half, or of another version.
@@ -135,7 +137,8 @@ def read_tensors(path: Path, wanted: str) -> tuple[dict[str, Any], dict[str, Ten
         with safe_open(str(path), "pt") as file:  # pyright: ignore[reportArgumentType]
             words = json.loads((file.metadata() or {}).get("mosaicmem", "{}"))
             if words.get("version") == wanted:
-                return words, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+                keys = [key for key in file.keys() if only is None or key in only]  # noqa: SIM118 - it is no mapping
+                return words, {key: file.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); delete it and make it again") from error
     raise InputError(f"{path}: is not of version {wanted}; delete it and make it again")

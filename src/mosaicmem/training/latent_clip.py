@@ -91,3 +91,11 @@ def read_latents(path: Path) -> LatentClip:
     floats = {k: tensors[k].float() for k in ("image", "echo", "groups", "depth", "moving") if k in tensors}
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], words["width"], words["height"])
     return LatentClip(**floats, cameras=cameras, **{k: words[k] for k in ("caption", "event", "event_frame")})
+
+
+def read_setting(path: Path) -> tuple[bytes, str, bool]:
+    """Of an encoded clip: what twins have in common (path of the camera, caption, when something happens), what
+    happens, and whether it says what moves. Reads no latents."""
+    words, tensors = read_tensors(path, LATENT_VERSION, only=("viewmats", "moving"))
+    common = repr((words["caption"], words["event_frame"])).encode() + tensors["viewmats"].numpy().tobytes()
+    return common, words["event"], "moving" in tensors

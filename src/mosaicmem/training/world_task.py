@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 from mosaicmem._shapes import Float, Int64, Tensor
 from mosaicmem.diffusion.flow import add_noise, draw_sigma, flow_loss, x0_from
-from mosaicmem.errors import ConfigError
+from mosaicmem.errors import ConfigError, refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import lift
@@ -32,11 +33,9 @@ from mosaicmem.ops.prope import TokenCameras
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.distributed import on_device, sixteen_bits
 from mosaicmem.training.latent_clip import LatentClip, read_latents
+from mosaicmem.training.twins import TWINS, deal, families, twins_apart
 from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 from mosaicmem.worlds.episodes import FPS
-
-TWINS = 3
-"""Clips of one world with different events that a step compares."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class WorldTaskConfig:
             encoded again as in generation, against drift.
         moving: What a cell that shows only moving things counts in the loss more than one that shows none.
         event: Share of samples of a clip with an event that begin right at it.
-        twins: Share of samples that come in threes where clips have twins (`cache.render_twins`): one window and one
+        twins: Share of samples that come in threes, of clips that have twins (`cache.render_twins`): one window and one
             noise, right after the event, and all that differs is what happens and what is said.
         apart: What an error in how twins differ counts beside the error of each, in cells that show moving things.
             In the difference cancels what nobody can know, such as where a ball will be, and what words change is left.
@@ -91,6 +90,28 @@ class WorldTaskConfig:
     pixel_cells: int = 8
     shift: float = 2.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole = ("batch", "latents", "max_keyframes", "pixel_cells")
+        shares = ("past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse")
+        counts = ("depth_error", "moving", "apart", "pixels")
+        told = {name: getattr(self, name) for name in (*whole, *shares, "event", "twins", *counts)}
+        refuse(
+            *((told[name] < 1, f"{name} = {told[name]}: expected 1 or more") for name in whole),
+            *(
+                (not 0 <= told[name] <= 1, f"{name} = {told[name]}: expected 0 to 1")
+                for name in (*shares, "event", "twins")
+            ),
+            *((not 0 <= told[name] < math.inf, f"{name} = {told[name]}: expected 0 or more") for name in counts),
+            (not 0 < self.shift < math.inf, f"shift = {self.shift}: expected more than 0"),
+            (self.seed < 0, f"seed = {self.seed}: expected 0 or more"),
+        )
+        few = f"twins = {self.twins} of a batch of {self.batch}: gives no {TWINS} samples; give more of either"
+        refuse(
+            (self.twins > 0 and self.twins * self.batch < TWINS, few),
+            (self.apart > 0 and self.twins == 0, f"apart = {self.apart}: counts how twins differ; give twins too"),
+            (self.apart > 0 and self.moving == 0, f"apart = {self.apart}: counts what moves; give moving above 0"),
+        )
 
 
 @dataclass(frozen=True)
@@ -131,11 +152,11 @@ class WorldTask:
         self.module = WorldNetwork(model, words)
         self.module.transformer.look_at_own_place()
         self._paths, self._held_out = list(paths), list(held_out)
-        self._families = families(self._paths) if self.settings.twins else []
-        many = int(self.settings.twins * self.settings.batch) // TWINS if self._families else 0
-        self._in_threes = TWINS * many  # the first so many samples of a step
         if not self._paths:
             raise ConfigError("no encoded clips to train on; render and encode some first")
+        twins = self.settings.twins
+        self._families = families(self._paths, moving=self.settings.apart > 0) if twins else []
+        self._in_threes = TWINS * (int(twins * self.settings.batch) // TWINS)  # the first so many samples of a step
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> WorldBatch:
         """The samples of a step that belong to a rank: a function of seed, step and rank, and of the weights where
@@ -366,43 +387,6 @@ class WorldTask:
 
 def _prompt(clip: LatentClip, told: bool) -> str:
     return f"{clip.caption} {clip.event}." if told else clip.caption
-
-
-def deal(batch: int, in_threes: int, rank: int, world_size: int) -> list[int]:
-    """Samples of a step that a rank makes, as many as every other; twins stay together.
-
-    Args:
-        in_threes: The first so many samples are twins, three and three.
-
-    Raises:
-        ConfigError: if a rank would have more twins than samples.
-    """
-    hands: list[list[int]] = [[] for _ in range(world_size)]
-    for i in range(0, in_threes, TWINS):
-        hands[i // TWINS % world_size] += range(i, i + TWINS)
-    if max(map(len, hands)) > batch // world_size:
-        raise ConfigError(f"{in_threes} twins of {batch} samples do not fit on {world_size} ranks; give a larger batch")
-    for i in range(in_threes, batch):
-        min(hands, key=len).append(i)
-    return hands[rank]
-
-
-def twins_apart(error: Float[Tensor, "b c g h w"], twins: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
-    """Mean square of what errors of twins do not have in common, over all samples: 0 where all err alike."""
-    total = error.new_zeros(())
-    for number in twins.unique().tolist():
-        if number >= 0:
-            alike = error[twins == number]
-            total = total + (alike - alike.mean(0)).square().sum()
-    return total / error.numel()
-
-
-def families(paths: Sequence[Path]) -> list[list[Path]]:
-    """Clips of the same world in which different things happen, the first `TWINS` of each: `7`, `7-1` and `7-2`."""
-    by_world: dict[str, list[Path]] = {}
-    for path in sorted(paths, key=lambda path: path.stem):
-        by_world.setdefault(path.stem.partition("-")[0], []).append(path)
-    return [found[:TWINS] for found in by_world.values() if len(found) >= TWINS]
 
 
 def choose_keyframes(
