@@ -14,8 +14,10 @@ from tests.training.clips import MICRO, ToyTask, world_task, write_world
 
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.checkpoint import load_world, read_header
+from mosaicmem.models.world_model import WorldNetwork
 from mosaicmem.training.checkpoint import (
     FORMAT,
+    LATE,
     between,
     copy_weights,
     export_weights,
@@ -148,11 +150,41 @@ def test_weights_between_two_are_their_weighted_mean(run, tmp_path):
         expected = 0.75 * load_file(first)[name].float() + 0.5
         torch.testing.assert_close(value.float(), expected, rtol=2e-3, atol=1e-4)
     assert read_header(mixed)["between"]["other"]["step"] == 7 and read_header(mixed)["between"]["share"] == 0.75
-    late = {**load_file(first), "transformer.age_embedding.weight": torch.ones(2, 2)}
-    write_weights(tmp_path / "late.safetensors", late, {"format": FORMAT})
-    grown = between(tmp_path / "late.safetensors", first, 0.25, tmp_path / "grown.safetensors")
-    assert torch.equal(load_file(grown)["transformer.age_embedding.weight"], torch.full((2, 2), 0.25))
-    with pytest.raises(ConfigError, match="another network"):
-        between(first, tmp_path / "late.safetensors", 0.5, tmp_path / "no.safetensors")
     with pytest.raises(ConfigError, match="expected 0 to 1"):
         between(first, first, 1.5, tmp_path / "no.safetensors")
+
+
+def test_what_one_side_is_too_old_to_have_counts_as_a_training_begins_with_it(run, tmp_path):
+    """Between a network and itself from before its late parts lie its late parts, `share` of the way from no effect."""
+    old = export_weights(run, tmp_path / "old.safetensors", half=False)
+    grown = replace(MICRO, memory_subframes=12, memory_in_place=True, memory_age=True)
+    header = read_header(old)
+    header["task"]["model"] = grown.to_dict()
+    torch.manual_seed(1)
+    network = WorldNetwork(grown, 12)
+    fresh = {k: v for k, v in network.state_dict().items() if any(name in k for name in LATE)}
+    assert len(fresh) == 9 and {float(v.min()) for v in fresh.values()} == {0.0, 1.0}, "a gate begins open"
+    young = {**load_file(old), **{k: torch.randn_like(v) for k, v in fresh.items()}}
+    new = write_weights(tmp_path / "new.safetensors", young, header)
+    before = torch.get_rng_state()
+    mixed = load_file(between(new, old, 0.25, tmp_path / "mixed.safetensors"))
+    assert torch.equal(torch.get_rng_state(), before)
+    for k, v in young.items():
+        torch.testing.assert_close(mixed[k], 0.25 * v + 0.75 * fresh.get(k, v), rtol=1e-6, atol=1e-7)
+    ungated = {k: v for k, v in young.items() if "place_gate" not in k}
+    write_weights(tmp_path / "ungated.safetensors", ungated, header)
+    gate = "transformer.place_gate.bias"
+    for share, expected in ((0.0, torch.ones(4)), (1.0, young[gate])):
+        end = load_file(between(new, tmp_path / "ungated.safetensors", share, tmp_path / "end.safetensors"))
+        assert torch.equal(end[gate], expected)
+        assert torch.equal(end["transformer.place_answer.bias"], young["transformer.place_answer.bias"])
+    with pytest.raises(ConfigError, match="another network"):
+        between(old, new, 0.5, tmp_path / "no.safetensors")
+    write_weights(tmp_path / "unsaid.safetensors", young, {"format": FORMAT})
+    with pytest.raises(InputError, match="no weights of this package"):
+        between(tmp_path / "unsaid.safetensors", old, 0.5, tmp_path / "no.safetensors")
+    less = {k: v for k, v in load_file(old).items() if "proj_out.bias" not in k}
+    write_weights(tmp_path / "less.safetensors", less, header)
+    with pytest.raises(ConfigError, match="another network"):
+        between(new, tmp_path / "less.safetensors", 0.5, tmp_path / "no.safetensors")
+    assert not (tmp_path / "no.safetensors").exists()

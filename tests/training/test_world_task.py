@@ -54,9 +54,9 @@ def test_a_setting_out_of_range_is_refused_by_name(name):
         settings: dict[str, Any] = {"twins": 0.5, name: value}
         with pytest.raises(ConfigError, match=rf"\b{name} = {value}: expected"):
             WorldTaskConfig(**settings)
-    if name in SHARES:
-        for value in (0.0, 1.0):  # control: the ends are inside
-            assert getattr(WorldTaskConfig(**{name: value}), name) == value
+    for value in (0.0, 1.0) if name in SHARES else ():  # control: the ends are inside
+        settings = {name: value}
+        assert getattr(WorldTaskConfig(**settings), name) == value
 
 
 def test_all_that_is_wrong_is_said_at_once():

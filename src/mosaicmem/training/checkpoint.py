@@ -17,13 +17,14 @@ from torch.optim import Optimizer
 from mosaicmem._shapes import Tensor
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.io.files import atomic_path
-from mosaicmem.models.checkpoint import read_tensors
+from mosaicmem.models.checkpoint import load_world, read_tensors
+from mosaicmem.models.world_model import WorldNetwork
 
 FORMAT = "mosaicmem-training-1"
 FREE = ("steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every", "data.clips", "data.last")
 """What may change between two runs of one training: when it stops, how often it reports, and more data."""
 LATE = (".subframe_embedding.", ".place_embedding.", ".place_answer.", ".place_gate.", ".age_embedding.")
-"""In the names of parameters that weights may lack: they start at zero effect."""
+"""In the names of parameters that weights may lack: they start without effect, which need not be at 0."""
 
 
 def save_checkpoint(
@@ -107,7 +108,7 @@ def copy_weights(source: Path, out: Path, extra: dict[str, Any]) -> Path:
 def start_from(path: Path, module: nn.Module) -> None:
     """Give a module the averaged weights of a checkpoint, of its folder, or of exported weights.
 
-    What reads memory beyond its tokens starts at zero where the weights do not have it yet.
+    What reads memory beyond its tokens starts without effect where the weights do not have it yet.
 
     Raises:
         InputError: if there is no such file, or it holds no weights.
@@ -119,7 +120,7 @@ def start_from(path: Path, module: nn.Module) -> None:
     _, tensors = read_tensors(path)
     averaged = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
     weights = averaged or tensors
-    own = {k: v for k, v in module.state_dict().items() if any(name in k for name in LATE)}
+    own = _late(module)
     try:
         module.load_state_dict({**own, **weights})
     except RuntimeError as error:
@@ -130,10 +131,11 @@ def between(source: Path, other: Path, share: float, out: Path) -> Path:
     """Exported weights that lie between two: `share` of the first, the rest of the other, number by number.
 
     What fine-tuning gained is mostly kept so, and what it lost comes back (Wortsman et al. 2022, "Robust fine-tuning").
-    What `other` is too old to have counts as 0 there, which is how it begins.
+    What `other` is too old to have counts there as it begins: without effect, such as a gate that is open.
 
     Raises:
         ConfigError: if `share` is not in [0, 1], or the two are not of one network.
+        InputError: if `other` lacks something, and `source` is no world model that says how it begins.
     """
     if not 0 <= share <= 1:
         raise ConfigError(f"a share of {share}: expected 0 to 1")
@@ -143,12 +145,22 @@ def between(source: Path, other: Path, share: float, out: Path) -> Path:
     unlike = [k for k in weights.keys() & theirs.keys() if weights[k].shape != theirs[k].shape]
     if lacks or unlike or theirs.keys() - weights.keys():
         raise ConfigError(f"{other}: weights of another network than {source}")
-    mixed = {
-        k: (share * v.float() + (1 - share) * theirs.get(k, torch.zeros_like(v)).float()).to(v.dtype)
-        for k, v in weights.items()
-    }
+    if weights.keys() - theirs.keys():
+        theirs = {**_beginning(source), **theirs}
+    mixed = {k: (share * v.float() + (1 - share) * theirs[k].float()).to(v.dtype) for k, v in weights.items()}
     about = {"share": share, "other": {k: theirs_header.get(k) for k in ("task", "step", "provenance")}}
     return write_weights(out, mixed, {**header, "between": about})
+
+
+def _beginning(source: Path) -> dict[str, Tensor]:
+    """`LATE` parameters of a world model as training begins with them."""
+    network = load_world(source).network
+    with torch.random.fork_rng(devices=[]):
+        return _late(WorldNetwork(network.config, len(network.text.positions)))
+
+
+def _late(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v for k, v in module.state_dict().items() if any(name in k for name in LATE)}
 
 
 def provenance() -> dict[str, str]:
