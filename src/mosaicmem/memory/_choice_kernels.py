@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import no_type_check
 
 import numpy as np
@@ -21,7 +20,7 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains, left, t
     whose gains are all at least `gain_min` and positive.
     """
     count, size = quality.shape
-    best_shown = np.zeros(size, quality.dtype)
+    best_shown, nothing = np.zeros(size, quality.dtype), quality.dtype.type(0)
     bound = np.full(count, np.inf)
     chosen = np.empty(min(limit, count), np.int64)
     num = 0
@@ -33,7 +32,7 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains, left, t
                 continue
             gain = 0.0
             for q in range(size):
-                gain += max(quality[k, q] - best_shown[q], 0.0)
+                gain += max(quality[k, q] - best_shown[q], nothing)
             gains[k] = gain
             bound[k] = gain * weight[k]
             if gain >= gain_min and bound[k] > best_score:
@@ -48,29 +47,10 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains, left, t
     for k in range(count):
         gain = shown = 0.0
         for q in range(size):
-            gain += max(quality[k, q] - best_shown[q], 0.0)
+            gain += max(quality[k, q] - best_shown[q], nothing)
             shown += quality[k, q]
         left[k], total[k] = gain, shown
     return chosen[:num]
-
-
-@njit(cache=True, error_model="numpy", inline="always", nogil=True)
-@no_type_check
-def _angle(dot, cross):
-    """The angle whose cosine and sine are as `dot` to `cross >= 0`, to 1e-10: tangents halved until a series serves.
-
-    An arc cosine loses half of its digits near 0, and has branches.
-    """
-    t = cross / (math.sqrt(dot * dot + cross * cross) + dot)  # tan(angle / 2)
-    t = t if t < 1e30 else 1e30  # also where both are 0 or the angle is straight
-    t = t / (1 + math.sqrt(1 + t * t))
-    t = t / (1 + math.sqrt(1 + t * t))  # tan(angle / 8) <= 0.415
-    s = t * t
-    series = 1 / 27 - s / 29
-    series = 1 / 19 - s * (1 / 21 - s * (1 / 23 - s * (1 / 25 - s * series)))
-    series = 1 / 11 - s * (1 / 13 - s * (1 / 15 - s * (1 / 17 - s * series)))
-    series = 1 / 3 - s * (1 / 5 - s * (1 / 7 - s * (1 / 9 - s * series)))
-    return 8 * t * (1 - s * series)
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
@@ -89,67 +69,111 @@ def _past(x, y, front, depth, cx, cy, cz, slack):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def view_quality(zmin, depth, rho, tau, center, moved, focal, principal, stride, theta, slack, first, last, quality):
-    """How well each group shows each cell of rows `first` to `last`: from 1/2 to 1 for the same viewpoint, unmagnified.
+def hide(zmin, depth, tau, center, moved, focal, principal, stride, slack, quality):
+    """Set the `quality` of each group `[k h w]` to 0 where it is hidden.
 
-    `1/2 + 1/2 / ((1 + angle / theta) max(1, rho))`, with the angle at the surface between the view's ray and the
-    source's, whose camera lies at `center [k 3]` in the view's frame; 0 where hidden. Appearance depends on the
-    direction it is seen from, and depth errors show as parallax: of several groups the one that looked from nearest
-    by is the truest. What lies behind another group's surface is hidden, unless its own camera looked past that
-    (`_past`); groups that were `moved [k]` since, by an edit, are not where their camera saw them.
+    What lies behind another group's surface is hidden, unless its own camera, at `center [k 3]` in the view's frame,
+    looked past that (`_past`) from nearer by than those who show it; groups that were `moved [k]` since, by an edit,
+    are not where their camera saw them.
     """
-    count, _, w = zmin.shape
-    front, rival, placed, per_theta = np.empty(w), np.empty(w), np.empty(w), 1 / theta
-    slopes = ((np.arange(w) + 0.5) * stride - principal[0]) / focal[0]
-    for i in range(first, last):
-        y = ((i + 0.5) * stride - principal[1]) / focal[1]
-        front[:] = np.inf
+    count, h, w = zmin.shape
+    bound, infinite = np.float32(1 + tau), np.float32(np.inf)
+    front, rival, placed = np.empty(w, np.float32), np.empty(w), np.empty(w, np.float32)
+    away = (center * center).sum(1)
+    for i in range(h):
+        front[:] = infinite
         for k in range(count):
             for j in range(w):
                 front[j] = zmin[k, i, j] if zmin[k, i, j] < front[j] else front[j]
-        rival[:], placed[:] = np.inf, np.inf
+        behind = np.int32(0)
         for k in range(count):
-            away = center[k, 0] ** 2 + center[k, 1] ** 2 + center[k, 2] ** 2
             for j in range(w):
-                near = zmin[k, i, j] <= (1 + tau) * front[j]
-                rival[j] = away if near and away < rival[j] else rival[j]
+                behind += np.int32((zmin[k, i, j] > bound * front[j]) & (zmin[k, i, j] < infinite))
+        if behind == 0:  # as in most rows; the others ask who stands nearest and what was moved
+            continue
+        rival[:], placed[:] = np.inf, infinite
+        for k in range(count):
+            for j in range(w):
+                near = (zmin[k, i, j] <= bound * front[j]) & (away[k] < rival[j])
+                rival[j] = away[k] if near else rival[j]
             if moved[k]:
                 for j in range(w):
                     placed[j] = min(placed[j], zmin[k, i, j])
+        y = ((i + 0.5) * stride - principal[1]) / focal[1]
         for k in range(count):
-            start, stop = w, 0  # between the first and the last cell that it lands in
             for j in range(w):
-                lands = zmin[k, i, j] < np.inf
-                start, stop = min(start, j if lands else w), j + 1 if lands else stop
-            quality[k, i] = 0.0
-            cx, cy, cz = center[k, 0], center[k, 1], center[k, 2]
-            away = cx * cx + cy * cy + cz * cz
-            depths, rhos, values = depth[k, i, start:stop], rho[k, i, start:stop], quality[k, i, start:stop]
-            xs = slopes[start:stop]
-            for j in range(len(values)):
-                x, d = xs[j], depths[j]
-                qx, qy, qz = d * x - cx, d * y - cy, d - cz
-                nx, ny, nz = y * qz - qy, qx - x * qz, x * qy - y * qx  # (x, y, 1) cross q
-                angle = _angle(x * qx + y * qy + qz, math.sqrt(nx * nx + ny * ny + nz * nz))
-                large = rhos[j] if rhos[j] > 1.0 else 1.0
-                values[j] = 0.5 + 0.5 / ((1 + angle * per_theta) * large)
-            for j in range(start, stop):  # apart, so that the loop above has no branches
                 z = zmin[k, i, j]
-                if z == np.inf:
-                    quality[k, i, j] = 0.0
-                elif z > (1 + tau) * front[j]:  # who stands nearer than those who show the front knows better
-                    if moved[k] or away >= rival[j] or z > (1 + tau) * placed[j]:
-                        quality[k, i, j] = 0.0
-                        continue
-                    if not _past(slopes[j], y, front[j], depth[k, i, j], cx, cy, cz, slack):
-                        quality[k, i, j] = 0.0
+                if z <= bound * front[j] or z == infinite:
+                    continue
+                x, c = ((j + 0.5) * stride - principal[0]) / focal[0], (center[k, 0], center[k, 1], center[k, 2])
+                knows = (not moved[k]) and away[k] < rival[j] and z <= bound * placed[j]
+                if not (knows and _past(x, y, front[j], depth[k, i, j], c[0], c[1], c[2], slack)):
+                    quality[k, i, j] = 0
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _drop_hidden(i, refined, block, picks, tau, away, center, moved, focal, principal, stride, slack, work):
+    """Set `refined [k w]`, of row `i`, to infinity behind the nearest of it and of `block [pool h w]`, as `hide` does.
+
+    `work [3 w]` is scratch.
+    """
+    count, w = refined.shape
+    front, rival, placed = work[0], work[1], work[2]
+    front[:] = np.inf
+    for k in range(len(block)):
+        for j in range(w):
+            front[j] = block[k, i, j] if block[k, i, j] < front[j] else front[j]
+    for k in range(count):
+        for j in range(w):
+            front[j] = refined[k, j] if refined[k, j] < front[j] else front[j]
+    behind = 0
+    for k in range(count):
+        for j in range(w):
+            behind += (refined[k, j] > (1 + tau) * front[j]) & (refined[k, j] < np.inf)
+    if behind == 0:
+        return
+    rival[:], placed[:] = np.inf, np.inf
+    for p in range(len(block)):
+        for j in range(w):
+            near = (block[p, i, j] <= (1 + tau) * front[j]) & (away[p] < rival[j])
+            rival[j] = away[p] if near else rival[j]
+            placed[j] = block[p, i, j] if moved[p] & (block[p, i, j] < placed[j]) else placed[j]
+    for k in range(count):
+        p = picks[k]
+        for j in range(w):
+            near = (refined[k, j] <= (1 + tau) * front[j]) & (away[p] < rival[j])
+            rival[j] = away[p] if near else rival[j]
+            placed[j] = refined[k, j] if moved[p] & (refined[k, j] < placed[j]) else placed[j]
+    y = ((i + 0.5) * stride - principal[1]) / focal[1]
+    for k in range(count):
+        p, cx, cy, cz = picks[k], center[picks[k], 0], center[picks[k], 1], center[picks[k], 2]
+        for j in range(w):
+            z = refined[k, j]
+            if z <= (1 + tau) * front[j] or z == np.inf:
+                continue
+            x = ((j + 0.5) * stride - principal[0]) / focal[0]
+            knows = (not moved[p]) and away[p] < rival[j] and z <= (1 + tau) * placed[j]
+            if not (knows and _past(x, y, front[j], z, cx, cy, cz, slack)):
+                refined[k, j] = np.inf
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _rank(votes, rank):
+    """Positions from the most `votes [k]` to the fewest, ties in order."""
+    for k in range(len(votes)):
+        place = k
+        while place > 0 and votes[rank[place - 1]] < votes[k]:
+            rank[place] = rank[place - 1]
+            place -= 1
+        rank[place] = k
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
 def assign_owners(
-    good,
-    depth,
+    refined,
     block,
     quality,
     picks,
@@ -164,6 +188,7 @@ def assign_owners(
     slack,
     patch,
     min_cells,
+    first,
     uv,
     source_z,
     owner,
@@ -175,71 +200,41 @@ def assign_owners(
 ):
     """Per token, rank groups by how sharply they show it, earlier pick first on ties; each cell takes the first.
 
-    `good [k h w]`, refined `depth [k h w]`; of the pool's `quality [pool h w]` and `block [pool h w]`, what stands in
-    the way unshown, `picks [k]` are the rows of those `k`. A cell is served only by groups within `tau` of the
-    nearest refined depth there, or of the nearest block, or that looked past it (`good` is cleared elsewhere).
+    `refined [k rows w]` depth, infinity where not good, `uv` and `source_z` are of rows from `first` on, the first of
+    a token; of the pool's `quality [pool h w]` and `block [pool h w]`, what stands in the way unshown, `picks [k]` are
+    the rows of those `k`. A cell is served only by groups within `tau` of the nearest refined depth there, or of the
+    nearest block, or that looked past it (`refined` is infinite elsewhere).
     `owner [m n]` and `source [h w]` get `groups [k]` or stay as they are, `out_*` what the chosen group's reading says.
     """
-    count = good.shape[0]
-    m, n = owner.shape
-    votes = np.empty(count)
-    rank = np.empty(count, np.int64)
-    front, rival, placed = np.empty(n * patch), np.empty(n * patch), np.empty(n * patch)
+    count, rows, w = refined.shape
+    n, rank, work = w // patch, np.empty(count, np.int64), np.empty((3, w))
     away = (center * center).sum(1)
-    for ti in range(m):
-        votes_row = np.zeros((n, count))
-        for i in range(ti * patch, (ti + 1) * patch):
-            front[:], rival[:], placed[:] = np.inf, np.inf, np.inf
-            y = ((i + 0.5) * stride - principal[1]) / focal[1]
-            for k in range(len(block)):
-                for j in range(n * patch):
-                    front[j] = min(front[j], block[k, i, j])
+    for top in range(0, rows, patch):
+        votes = np.zeros((n, count))
+        for a in range(top, top + patch):
+            i = first + a
+            _drop_hidden(
+                i, refined[:, a], block, picks, tau, away, center, moved, focal, principal, stride, slack, work
+            )
             for k in range(count):
-                for j in range(n * patch):
-                    front[j] = min(front[j], depth[k, i, j] if good[k, i, j] else np.inf)
-            hidden = 0
-            for k in range(count):
-                for j in range(n * patch):
-                    hidden += good[k, i, j] and depth[k, i, j] > (1 + tau) * front[j]
-            if hidden:  # in few rows; only these ask who stands nearest and what was moved
-                for k in range(len(block)):
-                    for j in range(n * patch):
-                        near = block[k, i, j] <= (1 + tau) * front[j]
-                        rival[j] = away[k] if near and away[k] < rival[j] else rival[j]
-                        placed[j] = min(placed[j], block[k, i, j]) if moved[k] else placed[j]
-                for k in range(count):
-                    p = picks[k]
-                    for j in range(n * patch):
-                        near = good[k, i, j] and depth[k, i, j] <= (1 + tau) * front[j]
-                        rival[j] = away[p] if near and away[p] < rival[j] else rival[j]
-                        closer = good[k, i, j] and moved[p] and depth[k, i, j] < placed[j]
-                        placed[j] = depth[k, i, j] if closer else placed[j]
-            for k in range(count):
-                p, c = picks[k], center[picks[k]]
-                for j in range(n * patch):
-                    if good[k, i, j] and depth[k, i, j] > (1 + tau) * front[j]:
-                        x = ((j + 0.5) * stride - principal[0]) / focal[0]
-                        knows = (not moved[p]) and away[p] < rival[j] and depth[k, i, j] <= (1 + tau) * placed[j]
-                        good[k, i, j] = knows and _past(x, y, front[j], depth[k, i, j], c[0], c[1], c[2], slack)
-                    if good[k, i, j]:
-                        votes_row[j // patch, k] += weight[k] * (2 * quality[picks[k], i, j] - 1)
+                p = picks[k]
+                for tj in range(n):
+                    for j in range(tj * patch, (tj + 1) * patch):
+                        if refined[k, a, j] < np.inf:
+                            votes[tj, k] += weight[k] * (2 * float(quality[p, i, j]) - 1)
+        ti = (first + top) // patch
         for tj in range(n):
-            votes[:] = votes_row[tj]
-            for k in range(count):
-                place = k
-                while place > 0 and votes[rank[place - 1]] < votes[k]:
-                    rank[place] = rank[place - 1]
-                    place -= 1
-                rank[place] = k
+            _rank(votes[tj], rank)
             served = 0
-            for i in range(ti * patch, (ti + 1) * patch):
+            for a in range(top, top + patch):
                 for j in range(tj * patch, (tj + 1) * patch):
                     for o in range(count):
-                        if good[rank[o], i, j]:
-                            k = rank[o]
+                        k = rank[o]
+                        if refined[k, a, j] < np.inf:
+                            i = first + a
                             source[i, j] = groups[k]
-                            out_uv[i, j, 0], out_uv[i, j, 1] = uv[k, i, j, 0], uv[k, i, j, 1]
-                            out_z[i, j], out_depth[i, j] = source_z[k, i, j], depth[k, i, j]
+                            out_uv[i, j, 0], out_uv[i, j, 1] = uv[k, a, j, 0], uv[k, a, j, 1]
+                            out_z[i, j], out_depth[i, j] = source_z[k, a, j], refined[k, a, j]
                             served += 1
                             break
             if served >= min_cells:

@@ -118,7 +118,7 @@ class _View:
         self.call, self.index, self.grid, self.config = call, index, call.grid, call.config
         self.scratch = scratch
         self.viewmat, self.K = call.viewmats[index], call.Ks[index]
-        self.lens = self.K.diagonal()[:2].copy(), self.K[:2, 2].copy()
+        self.lens = self.K.diagonal()[:2].copy(), self.K[:2, 2].copy(), float(self.grid.stride)
         self.decisions, self.gains = call.decisions[index], call.gains[index]
 
     def fill(self) -> None:
@@ -154,41 +154,37 @@ class _View:
 
     def _land(self, pool: Array) -> _Landing:
         """R2, R3: the cells of every group of the pool in the view, z-buffered within each group."""
-        from mosaicmem.memory import _kernels
+        from mosaicmem.memory import _landing_kernels
 
-        call, shape = self.call, (len(pool), *self.grid.cells)
+        call, config, shape = self.call, self.config, (len(pool), *self.grid.cells)
         planes: list[Array] = [np.empty(0)] * len(pool)
-
-        def prepare(k: int) -> None:
-            planes[k] = tangent_planes(call.store.group(int(pool[k])))
-
-        for_each(prepare, len(pool), worth=self._worth(len(pool)))
         landing = _Landing(
             planes=planes,
             maps=PixelMaps.between(call.places[pool], call.lenses[pool], self.viewmat, self.K),
             moved=call.moved[pool],
-            zmin=self.scratch("zmin", shape, np.float64),
+            zmin=self.scratch("zmin", shape, np.float32),
             hit=self.scratch("hit", shape, np.int32),
-            depth=self.scratch("depth", shape, np.float64),
-            rho=self.scratch("rho", shape, np.float64),
-            block=self.scratch("block", shape, np.float64),
-            quality=self.scratch("quality", shape, np.float64),
+            depth=self.scratch("depth", shape, np.float32),
+            block=self.scratch("block", shape, np.float32),
+            quality=self.scratch("quality", shape, np.float32),
         )
         counts = np.zeros((len(pool), 2), np.int64)
+        limits = call.near, config.rho_max, config.tau, float(np.deg2rad(config.view_angle))
 
         def land(k: int) -> None:
-            counts[k] = _kernels.splat_cells(
+            planes[k] = tangent_planes(call.store.group(int(pool[k])))
+            counts[k] = _landing_kernels.land_cells(
                 planes[k],
-                landing.maps.P[k],
-                float(self.grid.stride),
-                call.near,
-                self.config.rho_max,
-                self.config.tau,
-                landing.zmin[k],
-                landing.hit[k],
-                landing.depth[k],
-                landing.rho[k],
-                landing.block[k],
+                landing.maps.P,
+                landing.maps.center,
+                *self.lens,
+                limits,
+                k,
+                landing.zmin,
+                landing.hit,
+                landing.depth,
+                landing.block,
+                landing.quality,
             )
 
         for_each(land, len(pool), worth=self._worth(len(pool)))
@@ -202,27 +198,10 @@ class _View:
         from mosaicmem.memory import _choice_kernels
 
         h, w = self.grid.cells
-
-        strips = 4 if threads(2, worth=self._worth(len(pool))) > 1 else 1
-
-        def rate(strip: int) -> None:
-            _choice_kernels.view_quality(
-                landing.zmin,
-                landing.depth,
-                landing.rho,
-                self.config.tau,
-                landing.maps.center,
-                landing.moved,
-                *self.lens,
-                float(self.grid.stride),
-                np.deg2rad(self.config.view_angle),
-                self._slack(),
-                strip * h // strips,
-                (strip + 1) * h // strips,
-                landing.quality,
-            )
-
-        for_each(rate, strips, worth=self._worth(len(pool)))
+        maps, moved = landing.maps, landing.moved
+        _choice_kernels.hide(
+            landing.zmin, landing.depth, self.config.tau, maps.center, moved, *self.lens, self._slack(), landing.quality
+        )
         picked = np.zeros(len(pool), np.bool_)
         gains, left, total = np.zeros((3, len(pool)))
         gain_min = self.config.gain_min * h * w
@@ -243,78 +222,71 @@ class _View:
         self.decisions[pool] = np.where(picked, Reason.kept, reason)
         return picks
 
-    def _read(self, picks: Array, landing: _Landing) -> _Reading:
-        """R5: follow the view's rays back into each picked source."""
-        from mosaicmem.memory import _kernels
+    def _read(self, picks: Array, landing: _Landing, first: int, last: int, room: Array) -> _Reading:
+        """R5: follow the view's rays, those of cells in rows `first` to `last`, back into each picked source."""
+        from mosaicmem.memory import _reading_kernels
 
-        shape = (len(picks), *self.grid.cells)
-        reading = _Reading(
-            uv=self.scratch("uv", (*shape, 2), np.float64),
-            source_z=self.scratch("source_z", shape, np.float64),
-            depth=self.scratch("refined", shape, np.float64),
-            good=self.scratch("good", shape, np.bool_),
-        )
-
-        h, worth = self.grid.cells[0], self._worth(len(picks))
-        strips = 4 if threads(2, worth=worth) > 1 else 1  # so that few picks keep all threads busy
-
-        def read(part: int) -> None:
-            slot, strip = divmod(part, strips)
-            k = picks[slot]
-            _kernels.read_back(
+        config = self.config
+        reading = _Reading.into(room, len(picks), first, last, self.grid.cells[1])
+        for slot, k in enumerate(picks):
+            _reading_kernels.read_back(
                 landing.planes[k],
                 landing.maps.P[k],
                 landing.maps.Q[k],
                 float(self.grid.stride),
                 self.call.near,
-                self.config.tau,
-                self.config.tau_surface,
-                self.config.min_weight,
-                self.config.refine_steps,
-                strip * h // strips,
-                (strip + 1) * h // strips,
+                config.tau,
+                config.tau_surface,
+                config.min_weight,
+                config.refine_steps,
+                first,
+                last,
                 landing.hit[k],
-                landing.depth[k],
                 reading.uv[slot],
                 reading.source_z[slot],
                 reading.depth[slot],
-                reading.good[slot],
             )
-
-        for_each(read, len(picks) * strips, worth=worth)
         return reading
 
     def _assign(self, groups: Array, picks: Array, landing: _Landing) -> None:
-        """R6: an owner for every token, a source for every cell."""
+        """R5, R6: an owner for every token, a source for every cell."""
         from mosaicmem.memory import _choice_kernels
 
-        call, i, p = self.call, self.index, self.grid.patch
-        read = self._read(picks, landing)
-        _choice_kernels.assign_owners(
-            read.good,
-            read.depth,
-            landing.block,
-            landing.quality,
-            picks,
-            groups,
-            call.weights[groups],
-            self.config.tau,
-            landing.maps.center,
-            landing.moved,
-            *self.lens,
-            float(self.grid.stride),
-            self._slack(),
-            p,
-            max(1, int(np.ceil(self.config.min_cells * p * p))),
-            read.uv,
-            read.source_z,
-            call.owner[i],
-            call.source[i],
-            call.covered[i],
-            call.uv[i],
-            call.source_z[i],
-            call.depth[i],
-        )
+        call, i, p, m = self.call, self.index, self.grid.patch, self.grid.tokens[0]
+        worth = self._worth(len(picks))
+        strips = min(4, m) if threads(2, worth=worth) > 1 else 1  # so that few picks keep all threads busy
+        weights, min_cells = call.weights[groups], max(1, int(np.ceil(self.config.min_cells * p * p)))
+        room = self.scratch("reading", (4 * len(picks) * self.grid.cells[0] * self.grid.cells[1],), np.float64)
+
+        def assign(strip: int) -> None:
+            first, last = strip * m // strips * p, (strip + 1) * m // strips * p
+            read = self._read(picks, landing, first, last, room)
+            _choice_kernels.assign_owners(
+                read.depth,
+                landing.block,
+                landing.quality,
+                picks,
+                groups,
+                weights,
+                self.config.tau,
+                landing.maps.center,
+                landing.moved,
+                *self.lens,
+                self._slack(),
+                p,
+                min_cells,
+                first,
+                read.uv,
+                read.source_z,
+                call.owner[i],
+                call.source[i],
+                call.covered[i],
+                call.uv[i],
+                call.source_z[i],
+                call.depth[i],
+            )
+
+        for_each(assign, strips, worth=worth)
         if self.config.max_tokens is not None:
             _keep_best(call.source[i], call.covered[i], call.owner[i], p, self.config.max_tokens)
             call.depth[i][call.source[i] < 0] = 0
@@ -331,19 +303,25 @@ class _Landing:
     zmin: Array  # [k h w] nearest depth, inf where nothing lands
     hit: Array  # [k h w] row-major source cell
     depth: Array  # [k h w] depth of that cell in the view
-    rho: Array  # [k h w] its magnification
     block: Array  # [k h w] nearest depth of what is magnified too far to be shown, but stands in the way
     quality: Array  # [k h w] how well the group shows the cell, 0 where hidden
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """Picked groups read back at a view's cells."""
+    """Picked groups read back at some rows of a view's cells."""
 
-    uv: Array  # [k h w 2] source pixels
-    source_z: Array  # [k h w] depth of the ray point in the source
-    depth: Array  # [k h w] refined depth in the view
-    good: Array  # [k h w] bool
+    uv: Array  # [k rows w 2] source pixels
+    source_z: Array  # [k rows w] depth of the ray point in the source
+    depth: Array  # [k rows w] refined depth in the view, inf where not good
+
+    @staticmethod
+    def into(room: Array, count: int, first: int, last: int, w: int) -> _Reading:
+        """Of `count` groups, in their part of `room [4 count h w]`, flat."""
+        start, stop = 4 * count * first * w, 4 * count * last * w
+        uv, source_z, depth = np.split(room[start:stop], [(stop - start) // 2, (stop - start) // 4 * 3])
+        shape = count, last - first, w
+        return _Reading(uv.reshape(*shape, 2), source_z.reshape(shape), depth.reshape(shape))
 
 
 def _keep_best(source: Array, covered: Array, owner: Array, patch: int, limit: int) -> None:
