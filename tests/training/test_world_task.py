@@ -37,7 +37,8 @@ def paths(tmp_path_factory):
 
 
 SHARES = (
-    "past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse", "event", "twins",
+    "past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse", "event", "busy",
+    "twins",
 )  # fmt: skip
 OUTSIDE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("batch", "latents", "max_keyframes", "pixel_cells"), (0, -1)),
@@ -389,6 +390,25 @@ def test_cells_count_by_how_much_of_them_moves(tmp_path):
         assert bool((world_task([path], **STEADY, moving=0.0)._sample([path], index)["weight"] == 1).all())
     batch = task.batch(0)
     assert batch.weight.shape == (4, 1, 2, 4, 4) and batch.weight.max() > 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_busy_sample_is_the_one_of_eight_drawn_in_which_the_most_moves(tmp_path, monkeypatch, share):
+    """A window that moves, one in `1 / p` of all drawn, is missed only where all eight miss it."""
+    still, moving = tmp_path / "0.safetensors", tmp_path / "1.safetensors"
+    clip = make_latents(1)
+    shown = torch.zeros(len(clip.groups), 4, 4)
+    shown[4] = 0.5  # in windows that start at 3 or 4, of 11 starts
+    write_latents(still, make_latents(0))  # nobody knows what moves there
+    write_latents(moving, replace(clip, moving=shown))
+    task, n = world_task([still, moving], **STEADY, busy=share), 400
+    monkeypatch.setattr(task, "_memory", lambda *_: (None, None))  # which is most of a sample's time
+    moves = [bool((task._sample(task._paths, i)["weight"] > 1).any()) for i in range(n)]
+    p = 0.5 * 2 / 11
+    expected = (1 - share) * p + share * (1 - (1 - p) ** 8)
+    assert abs(sum(moves) / n - expected) <= 4 * (expected * (1 - expected) / n) ** 0.5
+    plain = [bool((task._sample(task._paths, i, plain=True)["weight"] > 1).any()) for i in range(n)]
+    assert abs(sum(plain) / n - p) <= 4 * (p * (1 - p) / n) ** 0.5  # held-out numbers stay what they are
 
 
 def test_an_error_in_a_moving_cell_counts_more_in_the_loss_and_no_more_in_what_is_reported(paths):

@@ -37,6 +37,9 @@ from mosaicmem.training.twins import TWINS, deal, families, twins_apart
 from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 from mosaicmem.worlds.episodes import FPS
 
+BUSIEST_OF = 8
+"""Windows that are drawn for a busy sample."""
+
 
 @dataclass(frozen=True)
 class WorldTaskConfig:
@@ -58,6 +61,7 @@ class WorldTaskConfig:
             encoded again as in generation, against drift.
         moving: What a cell that shows only moving things counts in the loss more than one that shows none.
         event: Share of samples of a clip with an event that begin right at it.
+        busy: Share of samples that are, of eight drawn, the one in which the most moves: a door that opens is rare.
         twins: Share of samples that come in threes, of clips that have twins (`cache.render_twins`): one window and one
             noise, right after the event, and all that differs is what happens and what is said.
         apart: What an error in how twins differ counts beside the error of each, in cells that show moving things.
@@ -84,6 +88,7 @@ class WorldTaskConfig:
     rehearse: float = 0.15
     moving: float = 8.0
     event: float = 0.4
+    busy: float = 0.0
     twins: float = 0.0
     apart: float = 0.0
     pixels: float = 10.0
@@ -95,12 +100,12 @@ class WorldTaskConfig:
         whole = ("batch", "latents", "max_keyframes", "pixel_cells")
         shares = ("past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse")
         counts = ("depth_error", "moving", "apart", "pixels")
-        told = {name: getattr(self, name) for name in (*whole, *shares, "event", "twins", *counts)}
+        told = {name: getattr(self, name) for name in (*whole, *shares, "event", "busy", "twins", *counts)}
         refuse(
             *((told[name] < 1, f"{name} = {told[name]}: expected 1 or more") for name in whole),
             *(
                 (not 0 <= told[name] <= 1, f"{name} = {told[name]}: expected 0 to 1")
-                for name in (*shares, "event", "twins")
+                for name in (*shares, "event", "busy", "twins")
             ),
             *((not 0 <= told[name] < math.inf, f"{name} = {told[name]}: expected 0 or more") for name in counts),
             (not 0 < self.shift < math.inf, f"shift = {self.shift}: expected more than 0"),
@@ -235,20 +240,21 @@ class WorldTask:
         """No picture: latents need the autoencoder; `mosaicmem generate` shows what a checkpoint does."""
 
     def _sample(self, paths: list[Path], index: int, plain: bool = False) -> dict[str, Any]:
-        cfg, at_event = self.settings, self.settings.event
+        cfg = self.settings
         step_number, member = divmod(index, cfg.batch)
         twins = member // TWINS if not plain and member < self._in_threes else -1
-        if twins >= 0:
-            rng, at_event = np.random.default_rng((cfg.seed, step_number, twins)), 1.0
-            clip = read_latents(self._families[int(rng.integers(len(self._families)))][member % TWINS])
-        else:
-            rng = np.random.default_rng((cfg.seed, index))
-            clip = read_latents(paths[int(rng.integers(len(paths)))])
         # one for a whole step: samples with memory of one kind have about as many tokens, and need little padding
         step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step_number)
         alignment = "mixture" if plain else draw_alignment(step)
         with_past = self.module.config.reads_past and (plain or float(torch.rand((), generator=step)) < cfg.past)
-        start = _window_start(clip, cfg.latents, rng, at_event, int(with_past))
+        if twins >= 0:
+            rng = np.random.default_rng((cfg.seed, step_number, twins))
+            clip = read_latents(self._families[int(rng.integers(len(self._families)))][member % TWINS])
+            start = _window_start(clip, cfg.latents, rng, 1.0, int(with_past))
+        else:
+            rng = np.random.default_rng((cfg.seed, index))
+            busy = not plain and cfg.busy > 0 and rng.random() < cfg.busy
+            clip, start = self._drawn(paths, rng, int(with_past), BUSIEST_OF if busy else 1)
         generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
         history = clip.echo if not plain and rng.random() < cfg.echo else clip.image
         groups = clip.groups
@@ -258,6 +264,16 @@ class WorldTask:
         sample = self._window(clip, history, start, rng, generator, plain, alignment, past) | {"twins": twins}
         # twins without words would be one question with three answers
         return sample if twins < 0 else sample | {"prompt": _prompt(clip, told=True)}
+
+    def _drawn(
+        self, paths: list[Path], rng: np.random.Generator, first: int, many: int
+    ) -> tuple[LatentClip, int]:  # fmt: skip
+        """A clip and where its window begins; of `many` drawn, the one in which the most moves."""
+        found: list[tuple[LatentClip, int]] = []
+        for _ in range(many):
+            clip = read_latents(paths[int(rng.integers(len(paths)))])
+            found.append((clip, _window_start(clip, self.settings.latents, rng, self.settings.event, first)))
+        return max(found, key=lambda drawn: _movement(*drawn, self.settings.latents)) if many > 1 else found[0]
 
     def _window(
         self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator,
@@ -418,6 +434,11 @@ def _before(clip: LatentClip, start: int, scale: float) -> Cameras:
     """Cameras of the group before an anchor, as the window's."""
     cameras = clip.cameras[[STEP * start, *range(STEP * (start - 1) + 1, STEP * start + 1)]]
     return cameras.recentred().scaled(1 / scale)[1:]
+
+
+def _movement(clip: LatentClip, start: int, latents: int) -> float:
+    """Share of a window that shows what moves; 0 where nobody knows."""
+    return 0.0 if clip.moving is None else float(clip.moving[start : start + latents].mean())
 
 
 def _window_start(clip: LatentClip, latents: int, rng: np.random.Generator, at_event: float, first: int = 0) -> int:
