@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.memory.scenes import F64, GRID, camera, keyframe, random_room_cameras, room_depth
 
 from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.geometry.se3 import axis_angle, make_transform
-from mosaicmem.memory import PatchStore
+from mosaicmem.memory import PatchStore, selection_reference
+from mosaicmem.memory import selection as module
 from mosaicmem.memory.selection import (
     Selection,
     box,
     everything,
+    grow,
     holding,
     in_frames,
     of_origin,
@@ -120,6 +125,72 @@ def test_a_surface_ends_at_a_fold_towards_the_viewer() -> None:
     near = surface(store.centers[start], reach=0.8)(store)
     assert 0 < int(near.sum()) < int(found.sum())
     assert float((x[near] - x[start]).norm(dim=-1).max()) <= 0.8 + 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, {"gap": 2.5, "fold": 35.0}, {"reach": 1.5}, {"gap": 0.6}])
+def test_a_thing_is_the_one_that_asking_everybody_finds(monkeypatch, options) -> None:
+    store = room(8)
+    starts = [store.centers[i] for i in range(0, store.num_patches, 29)]
+    fast = [surface(start, **options)(store) for start in starts]
+    monkeypatch.setattr(module, "grow", selection_reference.grow)
+    for start, found in zip(starts, fast, strict=True):
+        assert torch.equal(found, surface(start, **options)(store))
+    sizes = [int(found.sum()) for found in fast]
+    assert min(sizes) < max(sizes) > (1 if options.get("gap") == 0.6 else 20), "control: things of several sizes"
+
+
+@given(st.integers(0, 10**6), st.integers(1, 120), st.floats(0.0, 7.0), st.floats(0.5, 2.5), st.floats(5.0, 85.0))
+def test_growing_over_patches_of_any_sizes_is_that_of_the_slow_twin(seed, count, decades, gap, fold) -> None:
+    """Clouds of slanted patches whose radii differ up to ten million times, so that some reach over all boxes."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, 3, generator=generator, dtype=F64) * torch.tensor([1.0, 1.0, 0.1])
+    radii = 0.3 * 10 ** (-decades * torch.rand(count, generator=generator, dtype=F64))
+    normals = torch.tensor([0.0, 0, -1], dtype=F64) + 0.4 * torch.randn(count, 3, generator=generator, dtype=F64)
+    normals = torch.nn.functional.normalize(normals, dim=-1)
+    normals[torch.rand(count, generator=generator) < 0.05] = 0
+    first, angle = seed % count, math.radians(fold)
+    found = grow(first, points, radii, normals, gap, angle)
+    assert bool(found[first])
+    assert torch.equal(found, selection_reference.grow(first, points, radii, normals, gap, angle))
+
+
+@pytest.mark.parametrize("fold", [10.0, 20.0, 30.0])
+def test_growing_over_a_rough_plane_where_neighbours_hardly_agree_is_that_of_the_slow_twin(fold) -> None:
+    generator = torch.Generator().manual_seed(int(fold))
+    points = torch.rand(600, 3, generator=generator, dtype=F64) * torch.tensor([4.0, 3.0, 0.1])
+    radii = 0.05 + 0.15 * torch.rand(600, generator=generator, dtype=F64)
+    slant = 0.012 * fold * torch.randn(600, 3, generator=generator, dtype=F64)
+    normals = torch.nn.functional.normalize(torch.tensor([0.0, 0, -1]) + slant, dim=-1)
+    sizes = set()
+    for first in range(0, 600, 60):
+        found = grow(first, points, radii, normals, 1.5, math.radians(fold))
+        assert torch.equal(found, selection_reference.grow(first, points, radii, normals, 1.5, math.radians(fold)))
+        sizes.add(int(found.sum()))
+    assert len(sizes) > 3 and max(sizes) > 100, "control: it depends on where one begins"
+
+
+def test_half_of_the_neighbours_are_not_most_of_them() -> None:
+    """A patch beside two of a thing that agrees with one of them alone stays out; beside one it comes in."""
+    points = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [1.0, 0, 0]], dtype=F64)
+    radii = torch.full((3,), 0.4, dtype=F64)
+    tilts = [math.radians(degrees) for degrees in (0.0, 15.0, 30.0)]
+    normals = torch.tensor([[-math.sin(tilt), 0, -math.cos(tilt)] for tilt in tilts], dtype=F64)
+    for growing in (grow, selection_reference.grow):
+        assert growing(0, points, radii, normals, 1.5, math.radians(20)).tolist() == [True, True, False]
+        assert growing(0, points, radii, normals, 1.2, math.radians(20)).tolist() == [True, True, True]
+
+
+def test_growing_knows_nothing_of_the_order_of_patches() -> None:
+    generator = torch.Generator().manual_seed(3)
+    points = torch.rand(400, 3, generator=generator, dtype=F64) * torch.tensor([4.0, 4.0, 0.02])
+    radii = 0.1 + 0.2 * torch.rand(400, generator=generator, dtype=F64)
+    normals = torch.tensor([[0.0, 0, -1]], dtype=F64).expand(400, 3).clone()
+    found = grow(7, points, radii, normals, 1.5, 0.3)
+    order = torch.randperm(400, generator=generator)
+    again = grow(int((order == 7).nonzero()), points[order], radii[order], normals[order], 1.5, 0.3)
+    assert torch.equal(again, found[order]) and int(found.sum()) > 300
+    far = torch.cat([points, points + 1e5]), radii.repeat(2), normals.repeat(2, 1)
+    assert torch.equal(grow(7, *far, 1.5, 0.3), torch.cat([found, torch.zeros_like(found)])), "far apart, few boxes"
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mosaicmem._shapes import Bool, Float, Int, Tensor
@@ -189,8 +190,8 @@ def surface(
             raise GeometryError(f"memory shows no surface at {[round(float(x), 3) for x in point]}: {nearest}")
         seed = int((candidates == distance.argmin()).nonzero())
         points, radii = store.centers[candidates].double(), store.radii[candidates].double()
-        patches = _Patches(points, radii, _normals(store, near)[candidates], gap, math.radians(fold))
-        out[candidates[_grow(seed, patches)]] = True
+        normals = _normals(store, near)[candidates]
+        out[candidates[grow(seed, points, radii, normals, gap, math.radians(fold))]] = True
         return out
 
     return Selection(rows)
@@ -245,52 +246,33 @@ def _group_normals(group: Group, patches: Int[Tensor, "q"]) -> Float[Tensor, "q 
     return torch.nn.functional.normalize(normal, dim=-1)
 
 
-@dataclass(frozen=True)
-class _Patches:
-    """What growing looks at, float64."""
+def grow(
+    seed: int, points: Float[Tensor, "q 3"], radii: Float[Tensor, "q"], normals: Float[Tensor, "q 3"], gap: float,
+    fold: float,
+) -> Bool[Tensor, "q"]:  # fmt: skip
+    """Everything linked to the seed, ring by ring; most of a patch's neighbours that are inside must agree.
 
-    points: Float[Tensor, "q 3"]
-    radii: Float[Tensor, "q"]
-    normals: Float[Tensor, "q 3"]
-    gap: float
-    fold: float
+    Args:
+        points, radii, normals: Of patches, float64; normals of length 1, or 0 where unknown.
+        gap, fold: See `surface`; the fold in radians.
+    """
+    from mosaicmem.memory import _growing_kernels
 
-    def around(self, part: Int[Tensor, "k"], among: Bool[Tensor, "q"]) -> Int[Tensor, "o"]:
-        """Those of `among` that could be neighbours of some of `part`."""
-        margin = self.gap * (self.radii[part].max() + self.radii)[:, None]
-        low, high = self.points[part].amin(0), self.points[part].amax(0)
-        near = (self.points >= low - margin) & (self.points <= high + margin)
-        return (near.all(-1) & among).nonzero().squeeze(-1)
-
-    def links(self, i: Int[Tensor, "k"], j: Int[Tensor, "o"]) -> tuple[Bool[Tensor, "k o"], Bool[Tensor, "k o"]]:
-        """Which pairs are neighbours, and which of these lie on one thing."""
-        step = self.points[i][:, None] - self.points[j][None]
-        size = self.radii[i][:, None] + self.radii[j][None]
-        n_i, n_j = self.normals[i][:, None], self.normals[j][None]
-        near = step.norm(dim=-1) <= self.gap * size
-        over_i, over_j = (step * n_i).sum(-1), (step * n_j).sum(-1)
-        flat = self.gap * math.sin(self.fold) * size
-        smooth = (n_i * n_j).sum(-1) >= math.cos(self.fold)
-        goes_on = smooth & (over_i.abs() <= flat) & (over_j.abs() <= flat)
-        # a fold away from the viewer, crossed and not walked along: that would lead around corners
-        along = (step * torch.linalg.cross(n_i.expand_as(step), n_j.expand_as(step))).sum(-1).abs()
-        crossed = along <= 0.5 * step.norm(dim=-1)
-        turns_away = ~smooth & crossed & (over_i - over_j > 0) & (over_i >= -0.2 * size) & (over_j <= 0.2 * size)
-        return near, near & (goes_on | turns_away)
-
-
-def _grow(seed: int, patches: _Patches) -> Bool[Tensor, "q"]:
-    """Everything linked to the seed, ring by ring; most of a patch's neighbours that are inside must agree."""
-    inside = torch.zeros(len(patches.points), dtype=torch.bool)
-    ring = torch.tensor([seed])
-    while len(ring):
-        inside[ring] = True
-        asked = torch.zeros_like(inside)
-        for part in ring.split(256):
-            others = patches.around(part, ~inside & ~asked)
-            asked[others[patches.links(part, others)[1].any(0)]] = True
-        ring = asked.nonzero().squeeze(-1)
-        if len(ring):
-            pairs = [(part, *patches.links(part, patches.around(part, inside))) for part in ring.split(256)]
-            ring = torch.cat([part[2 * linked.sum(1) > near.sum(1)] for part, near, linked in pairs])
-    return inside
+    places, sizes = points.numpy(), radii.numpy()
+    octaves = np.floor(np.log2(np.maximum(sizes, 1e-12)))
+    kinds, kind = np.unique(octaves, return_inverse=True)
+    low, tops = places.min(0), 2.0 ** (kinds + 1)
+    sides = np.maximum(2 * gap * tops, (places.max(0) - low).max() / 2**20)  # so that three numbers fit into a key
+    boxes = np.floor((places - low) / sides[kind][:, None]).astype(np.int64)
+    dims = np.stack([boxes[kind == k].max(0) + 1 for k in range(len(kinds))])
+    keys = (boxes[:, 0] * dims[kind, 1] + boxes[:, 1]) * dims[kind, 2] + boxes[:, 2]
+    order = np.lexsort((keys, kind))
+    starts = np.searchsorted(kind[order], np.arange(len(kinds) + 1))
+    inside = np.zeros(len(order), np.bool_)
+    _growing_kernels.grow(
+        int(np.flatnonzero(order == seed)[0]), places[order], sizes[order], normals.numpy()[order],
+        gap, math.sin(fold), math.cos(fold), keys[order], starts, sides, tops, low, dims, inside,
+    )  # fmt: skip
+    out = np.empty_like(inside)
+    out[order] = inside
+    return torch.from_numpy(out)
