@@ -28,6 +28,7 @@ from mosaicmem.apps.tui.app import SPEED, TURN, Terminal
 from mosaicmem.apps.tui.dialogs import EditDialog, Form, Help, Pick
 from mosaicmem.apps.tui.feed import Facts
 from mosaicmem.apps.tui.link import Begun
+from mosaicmem.apps.tui.settings import Settings, parsed, said, shown
 from mosaicmem.apps.tui.style import HIGH_CONTRAST
 from mosaicmem.apps.tui.widgets import CloudView, Meter, PictureView
 from mosaicmem.apps.tui.words import Standing, described, parse_edit
@@ -311,21 +312,35 @@ def sampling(w: Walk) -> SamplingConfig:
 
 
 def test_how_the_model_samples_is_set_from_the_next_step_on(tmp_path) -> None:
+    asked = replace(SamplingConfig(), guidance=2.5, steps=5, guidance_limit=0.2)
+
     async def script(app: Terminal, pilot: Pilot[None]) -> None:
         await pilot.press("comma")
         assert app.screen.query_one("#guidance", Input).value == "1.0"
-        await fill(pilot, guidance="2.5", steps="4.5")
-        assert "steps: '4.5': expected 1 to 50" in text_of(app.screen, "#wrong")
-        await fill(pilot, steps="5")
+        assert app.screen.query_one("#guidance_limit", Input).value == "0.08"
+        await fill(pilot, guidance="2.5", steps="4.5", guidance_limit="0")
+        wrong = text_of(app.screen, "#wrong")
+        assert "guidance limit: '0': expected 0.001 to 10" in wrong and "steps: '4.5': expected 1 to 50" in wrong
+        await fill(pilot, steps="5", guidance_limit="0.2")
         await pilot.press("enter")
-        await until(pilot, lambda: facts(app).sampling == replace(SamplingConfig(), guidance=2.5, steps=5))
+        await until(pilot, lambda: facts(app).sampling == asked)
         log = "\n".join(str(line.text) for line in app.query_one(RichLog).lines)
         assert "--set sampling.guidance=2.5" in log, "how to have it from the beginning"
 
     w = play(tmp_path / "w.mosaic", script, LARGE, generates=True, prepare=led)
-    assert sampling(w) == replace(SamplingConfig(), guidance=2.5, steps=5)
+    assert sampling(w) == asked
     model = w.maker.models.generator
     assert isinstance(model, WorldModel) and not model.use_memory, "all else is as it was"
+
+
+@pytest.mark.parametrize("name", ["steps", "guidance", "event_guidance", "guidance_limit"])
+def test_a_line_of_the_form_changes_its_setting_alone(name) -> None:
+    now = Settings(True, SamplingConfig(), theme="pink")
+    lines = shown(now)
+    assert parsed(lines, now, ["pink"]) == now, "what is shown is what is"
+    after = parsed(lines | {name: "3"}, now, ["pink"])
+    assert after == replace(now, sampling=replace(SamplingConfig(), **{name: 3}))
+    assert said(now, after)[0].endswith(f"(--set sampling.{name}={getattr(after.sampling, name)})")
 
 
 def test_a_walk_that_is_written_down_keeps_its_sampling(tmp_path) -> None:

@@ -64,6 +64,7 @@ FIELDS = (
     Field("memory", "memory", "on or off", lambda text: SWITCH[text.lower()]),
     Field("guidance", "guidance", "0 to 20: weight of the words", _between(0, 20), True),
     Field("event_guidance", "event guidance", "0 to 20: the same for what happens", _between(0, 20), True),
+    Field("guidance_limit", "guidance limit", "0.001 to 10: most they may change", _between(0.001, 10), True),
     Field("steps", "steps", "1 to 50: evaluations; more is slower", _between(1, 50, int), True),
     Field("step", "step", "0.1 to 4: how far a key goes", _between(0.1, 4)),
     Field("turn", "turn", "0.1 to 4: how far a key turns", _between(0.1, 4)),
