@@ -8,8 +8,10 @@ Times are CPU times on a chosen number of cores, so that other work on the machi
 one thread, and where the library would share a step among cores, its tasks are scheduled as its threads take them.
 `--wall` measures wall time with threads instead; use it on a machine that has nothing else to do.
 
-The yardstick printed beside each time is one pass over all centres in the same run. `agreement` is the share of
-tokens that have the same owner when the candidates are thinned by plain passes over all patches, without blocks.
+The yardstick printed beside each time is one pass over all centres in the same run. Both are repeated, so caches hold
+what they saw last; `--cold` sweeps them before every call, as a model does that runs between two retrievals.
+`agreement` is the share of tokens that have the same owner when the candidates are thinned by plain passes over all
+patches, without blocks.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from mosaicmem.memory.reference import retrieve_reference
 
 GRID = TokenGrid(832, 480, stride=8, patch=2)
 CHANNELS = 16
+OTHER = np.ones(8 << 20)  # 64 MB, more than any cache holds
 
 
 def hall_cameras(count: int, length: float) -> Cameras:
@@ -74,12 +77,18 @@ def hall_depth(camera: Cameras, length: float) -> torch.Tensor:
 
 @dataclass
 class Clock:
-    """Milliseconds of a call: wall time with threads, or the time it would take on `cores` that do nothing else."""
+    """Milliseconds of a call: wall time with threads, or the time it would take on `cores` that do nothing else.
+
+    If `cold`, caches are full of something else when it begins, as after the steps of a model.
+    """
 
     cores: int
     wall: bool
+    cold: bool = False
 
     def __call__(self, run: Callable[[], object]) -> float:
+        if self.cold:
+            np.add.reduce(OTHER)
         if self.wall:
             start = time.perf_counter()
             run()
@@ -276,6 +285,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--wall", action="store_true", help="wall time with threads in place of scheduled CPU time")
+    parser.add_argument("--cold", action="store_true", help="sweep the caches before every call that is timed")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     parser.add_argument("--against-reference", type=int, metavar="SIZE", help="check a world file of so many patches")
     parser.add_argument("--views", type=int, default=3, help="views to check against the reference")
@@ -289,7 +299,9 @@ def main() -> None:
     if args.against_reference:
         print(json.dumps(against_reference(args.against_reference, args.views), indent=1))
         return
-    rows = {str(size): measure(size, args.repeats, Clock(args.cores, args.wall)) for size in sorted(args.sizes)}
+    rows = {
+        str(size): measure(size, args.repeats, Clock(args.cores, args.wall, args.cold)) for size in sorted(args.sizes)
+    }
     if args.json:
         print(json.dumps(rows, indent=1))
         return

@@ -15,6 +15,9 @@ from numba import njit
 _RUN = 128
 """Cells of a row that are placed at once."""
 
+TILE = 8
+"""Source cells along each side of a tile, which is skipped where none of it can land."""
+
 ZERO, QUARTER, HALF, ONE = np.float32(0), np.float32(0.25), np.float32(0.5), np.float32(1)
 
 
@@ -29,10 +32,26 @@ def _first(x, count):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
+def tile_ranges(planes, ranges):
+    """`ranges [tall wide 2]`: least and largest inverse depth on the planes of a tile's valid cells, corners included;
+    the least is the larger where there is none."""
+    h, w = planes.shape[1] - 2, planes.shape[2] - 2
+    ranges[:, :, 0], ranges[:, :, 1] = np.inf, -np.inf
+    for r in range(h):
+        for c in range(w):
+            here, i, j = planes[0, r + 1, c + 1], r // TILE, c // TILE
+            bend = 0.5 * (abs(planes[1, r + 1, c + 1]) + abs(planes[2, r + 1, c + 1]))
+            if here > 0:
+                ranges[i, j, 0], ranges[i, j, 1] = min(ranges[i, j, 0], here - bend), max(ranges[i, j, 1], here + bend)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
 def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, where, box):
-    """Where cells `start` to `stop` of row `r` land. `where [4 _RUN]`, flat, gets x, y, depth (0 where it does not
-    land) and magnification; `box [5 _RUN]` first and past the last row, the same of columns, and the cell whose centre
-    it lands near, or -1."""
+    """Where cells `start` to `stop` of row `r` land. `where [6 _RUN]`, flat, gets x, y, depth, magnification, depth or
+    infinity by whether it lands near the centre of the cell that it lands in, and its squared distance from that;
+    `box [6 _RUN]` first and past the last row, the same of columns, the cell that it lands in (0 if it is outside), and
+    0 if it does not land, 1 if it lands in that cell alone, else 2."""
     v = (r + 0.5) * stride
     p00, p02, p03 = np.float32(P[0, 0]), np.float32(P[0, 1] * v + P[0, 2]), np.float32(P[0, 3])
     p10, p12, p13 = np.float32(P[1, 0]), np.float32(P[1, 1] * v + P[1, 2]), np.float32(P[1, 3])
@@ -43,7 +62,7 @@ def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, where, b
     rows, columns, width, height = np.float32(h), np.float32(w), np.float32(w * stride), np.float32(h * stride)
     inverses = planes[0, r + 1, start + 1 : stop + 1]  # indices that start at 0 are what the compiler vectorises
     slopes_x, slopes_y = planes[1, r + 1, start + 1 : stop + 1], planes[2, r + 1, start + 1 : stop + 1]
-    begin = np.int32(start)
+    begin, infinite = np.int32(start), np.float32(np.inf)
     for a in range(len(inverses)):
         inverse, gx, gy = np.float32(inverses[a]), np.float32(slopes_x[a]), np.float32(slopes_y[a])
         u = (np.float32(np.int32(a) + begin) + HALF) * size
@@ -76,40 +95,103 @@ def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, where, b
         right = x + size if coarse & (right > x + size) else right
         top = y - size if coarse & (top < y - size) else top
         bottom = y + size if coarse & (bottom > y + size) else bottom
-        where[a], where[_RUN + a] = x, y
-        where[2 * _RUN + a], where[3 * _RUN + a] = (z if lands else ZERO), rho
-        box[a], box[_RUN + a] = _first(top * per_size - HALF, rows), _first(bottom * per_size - HALF, rows)
-        box[2 * _RUN + a] = _first(left * per_size - HALF, columns)
-        box[3 * _RUN + a] = _first(right * per_size - HALF, columns)
+        i0, i1 = _first(top * per_size - HALF, rows), _first(bottom * per_size - HALF, rows)
+        j0, j1 = _first(left * per_size - HALF, columns), _first(right * per_size - HALF, columns)
         i, j = np.floor(y * per_size), np.floor(x * per_size)
         inside = (x >= ZERO) & (x < width) & (y >= ZERO) & (y < height)
-        aside = max(abs(x - (j + HALF) * size), abs(y - (i + HALF) * size))
-        central = lands & inside & (aside <= QUARTER * size)
-        box[4 * _RUN + a] = np.int32(i * columns + j) if central else np.int32(-1)
+        dx, dy = x - (j + HALF) * size, y - (i + HALF) * size
+        central = lands & inside & (abs(dx) <= QUARTER * size) & (abs(dy) <= QUARTER * size)
+        i, j = (i if inside else ZERO), (j if inside else ZERO)
+        alone = inside & (rho <= most) & (np.float32(i0) == i) & (np.float32(i1) == i + ONE)
+        alone = alone & (np.float32(j0) == j) & (np.float32(j1) == j + ONE)
+        where[a], where[_RUN + a], where[2 * _RUN + a], where[3 * _RUN + a] = x, y, z, rho
+        where[4 * _RUN + a], where[5 * _RUN + a] = (z if central else infinite), dx * dx + dy * dy
+        box[a], box[_RUN + a], box[2 * _RUN + a], box[3 * _RUN + a] = i0, i1, j0, j1
+        box[4 * _RUN + a] = np.int32(i * columns + j)
+        box[5 * _RUN + a] = (np.int32(1) if alone else np.int32(2)) if lands else np.int32(0)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _nearest(planes, P, stride, near, rho_max, h, w, zmin, block, kept, boxes):
-    """The first half of `splat_cells`: nearest depths, and from row 1 on of `kept [q 4]` x, y, depth and magnification
-    of cells that are shown, of `boxes [q 5]` their footprints and source cells. Returns the end of these, how many
-    cells landed, and how many of them were magnified too far."""
+def _borders(P, stride, near, rho_max, h, w):
+    """`[5 4]`: what `(u, v, 1, 1 / d)` of a cell's centre or corner makes positive where it may land: the image's
+    borders, widened by the largest footprint, and the nearest depth."""
+    aside, forms = stride * rho_max, np.empty((5, 4))
+    for c in range(4):
+        forms[0, c], forms[1, c] = P[0, c] + aside * P[2, c], (w * stride + aside) * P[2, c] - P[0, c]
+        forms[2, c], forms[3, c] = P[1, c] + aside * P[2, c], (h * stride + aside) * P[2, c] - P[1, c]
+        forms[4, c] = P[2, c]
+    forms[4, 3] -= near
+    return forms
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _live(ranges, row, forms, stride):
+    """First and past the last tile in `row` of `ranges [tall wide 2]` of which any cell may land."""
+    first, past, half = ranges.shape[1], 0, 0.5 * TILE * stride
+    for tile in range(ranges.shape[1]):
+        low, high = ranges[row, tile, 0], ranges[row, tile, 1]
+        u, v, inverse, spare = (2 * tile + 1) * half, (2 * row + 1) * half, 0.5 * (low + high), 0.5 * (high - low)
+        live = low <= high
+        for f in range(len(forms)):
+            a, b, c, d = forms[f, 0], forms[f, 1], forms[f, 2], forms[f, 3]
+            size = abs(a) * u + abs(b) * v + abs(c) + abs(d * inverse)
+            most = a * u + b * v + c + d * inverse + (abs(a) + abs(b)) * half + abs(d) * spare
+            live &= most + 1e-6 * size > 0  # ten times what float32 may be wrong by
+        if live:
+            first, past = min(first, tile), tile + 1
+    return first, past
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _part(kind, count, alone, others):
+    """Positions of the first `count` cells that land in one cell alone, and of those that land in others; how many."""
+    one, more = 0, 0
+    for a in range(count):
+        alone[one], others[more] = a, a
+        one += kind[a] == 1
+        more += kind[a] == 2
+    return one, more
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _nearest(planes, ranges, P, stride, near, rho_max, h, w, zmin, block, seen, spots, distances, kept, boxes):
+    """The first half of `splat_cells`: nearest depths, and what the second half needs.
+
+    `seen [2 q]` gets depth and magnification of every source cell. Those that land in one cell alone go to
+    `spots [q 2]` (that cell, source cell) and `distances [q]`, those that are shown in others to `kept [q 2]` (x, y)
+    and `boxes [q 5]` (footprint, source cell). Returns how many of both there are, how many landed, and how many of
+    these were magnified too far.
+    """
     h_src, w_src = planes.shape[1] - 2, planes.shape[2] - 2
-    where, box = np.empty(4 * _RUN, np.float32), np.empty(5 * _RUN, np.int32)
-    count, landed, coarse = 1, 0, 0
+    where, box = np.empty(6 * _RUN, np.float32), np.empty(6 * _RUN, np.int32)
+    alone, others = np.empty(_RUN, np.int32), np.empty(_RUN, np.int32)
+    forms = _borders(P, stride, near, rho_max, h, w)
+    first, second, landed, coarse, left, right = 0, 0, 0, 0, 0, 0
     for r in range(h_src):
-        for start in range(0, w_src, _RUN):
-            stop = min(start + _RUN, w_src)
+        if r % TILE == 0:
+            left, right = _live(ranges, r // TILE, forms, stride)
+        end = min(right * TILE, w_src)
+        for start in range(left * TILE, end, _RUN):
+            stop, q = min(start + _RUN, end), r * w_src + start
             _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, where, box)
+            one, more = _part(box[5 * _RUN :], stop - start, alone, others)
             for a in range(stop - start):
-                z, rho = where[2 * _RUN + a], where[3 * _RUN + a]
-                if z == 0:
-                    continue
-                landed += 1
-                spot, i0, i1 = box[4 * _RUN + a], box[a], box[_RUN + a]
-                j0, j1 = box[2 * _RUN + a], box[3 * _RUN + a]
-                if spot >= 0:
-                    block[spot] = min(block[spot], z)
+                seen[0, q + a], seen[1, q + a] = where[2 * _RUN + a], where[3 * _RUN + a]
+            for b in range(one):
+                a = alone[b]
+                t = box[4 * _RUN + a]
+                zmin[t], block[t] = min(zmin[t], where[2 * _RUN + a]), min(block[t], where[4 * _RUN + a])
+                spots[first, 0], spots[first, 1], distances[first] = t, q + a, where[5 * _RUN + a]
+                first += 1
+            for b in range(more):
+                a = others[b]
+                z, rho, t = where[2 * _RUN + a], where[3 * _RUN + a], box[4 * _RUN + a]
+                i0, i1, j0, j1 = box[a], box[_RUN + a], box[2 * _RUN + a], box[3 * _RUN + a]
+                block[t] = min(block[t], where[4 * _RUN + a])
                 if rho > rho_max:
                     coarse += 1
                     for i in range(i0, i1):
@@ -120,20 +202,29 @@ def _nearest(planes, P, stride, near, rho_max, h, w, zmin, block, kept, boxes):
                     for t in range(i * w + j0, i * w + j1):
                         zmin[t] = min(zmin[t], z)
                 # number by number: a row is an array of its own, and its references are counted
-                kept[count, 0], kept[count, 1], kept[count, 2], kept[count, 3] = where[a], where[_RUN + a], z, rho
-                boxes[count, 0], boxes[count, 1], boxes[count, 2], boxes[count, 3] = i0, i1, j0, j1
-                boxes[count, 4] = r * w_src + start + a
-                count += 1
-    return count, landed, coarse
+                kept[second, 0], kept[second, 1] = where[a], where[_RUN + a]
+                boxes[second, 0], boxes[second, 1], boxes[second, 2], boxes[second, 3] = i0, i1, j0, j1
+                boxes[second, 4] = q + a
+                second += 1
+            landed += one + more
+    return first, second, landed, coarse
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _closest(kept, boxes, count, stride, tau, w, zmin, distance, who):
-    """The second half of `splat_cells`: the row of `kept` that lands closest to each cell's centre, where any does."""
+def _closest(seen, spots, distances, kept, boxes, stride, tau, w, zmin, distance, hit):
+    """The second half of `splat_cells`: the source cell that lands closest to each cell's centre, where any does."""
     bound, size = np.float32(1 + tau), np.float32(stride)
-    for k in range(1, count):
-        x, y, z = kept[k, 0], kept[k, 1], kept[k, 2]
+    for k in range(len(spots)):
+        t, q, here = spots[k, 0], spots[k, 1], distances[k]
+        z = seen[0, q]
+        if z > bound * zmin[t] or here > distance[t]:
+            continue
+        if here < distance[t] or z < seen[0, hit[t]]:
+            distance[t], hit[t] = here, q
+    for k in range(len(boxes)):
+        x, y, q = kept[k, 0], kept[k, 1], boxes[k, 4]
+        z = seen[0, q]
         for i in range(boxes[k, 0], boxes[k, 1]):
             dy = y - (np.float32(i) + HALF) * size
             for j in range(boxes[k, 2], boxes[k, 3]):
@@ -142,13 +233,14 @@ def _closest(kept, boxes, count, stride, tau, w, zmin, distance, who):
                 here = dx * dx + dy * dy
                 if z > bound * zmin[t] or here > distance[t]:
                     continue
-                if here < distance[t] or z < kept[who[t], 2]:
-                    distance[t], who[t] = here, k
+                other = hit[t]
+                if here < distance[t] or z < seen[0, other] or (z == seen[0, other] and q < other):
+                    distance[t], hit[t] = here, q
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def splat_cells(planes, P, stride, near, rho_max, tau, h, w, zmin, hit, depth, rho, block):
+def splat_cells(planes, ranges, P, stride, near, rho_max, tau, h, w, zmin, hit, depth, rho, block):
     """Land every valid source cell in the target grid, with its true footprint, and z-buffer within the group.
 
     The footprint is the bounding box of the cell's four corners on its tangent plane, at least one target cell wide:
@@ -164,15 +256,22 @@ def splat_cells(planes, P, stride, near, rho_max, tau, h, w, zmin, hit, depth, r
     were magnified too far.
     """
     cells = (planes.shape[1] - 2) * (planes.shape[2] - 2)
-    kept, boxes = np.empty((cells + 1, 4), np.float32), np.empty((cells + 1, 5), np.int32)
-    kept[0, :], boxes[0, 4] = ZERO, -1  # what is hit where nothing lands
-    distance, who = np.full(h * w, np.inf, np.float32), np.zeros(h * w, np.int32)
-    zmin[:], block[:] = np.inf, np.inf
-    count, landed, coarse = _nearest(planes, P, stride, near, rho_max, h, w, zmin, block, kept, boxes)
-    _closest(kept, boxes, count, stride, tau, w, zmin, distance, who)
+    seen, distances = np.empty((2, cells + 1), np.float32), np.empty(cells, np.float32)
+    spots, boxes, kept = (
+        np.empty((cells, 2), np.int32),
+        np.empty((cells, 5), np.int32),
+        np.empty((cells, 2), np.float32),
+    )
+    seen[0, cells] = seen[1, cells] = 0  # what is hit where nothing lands
+    zmin[:], block[:], hit[:] = np.inf, np.inf, cells
+    one, more, landed, coarse = _nearest(
+        planes, ranges, P, stride, near, rho_max, h, w, zmin, block, seen, spots, distances, kept, boxes
+    )
+    distance = np.full(h * w, np.inf, np.float32)
+    _closest(seen, spots[:one], distances, kept, boxes[:more], stride, tau, w, zmin, distance, hit)
     for t in range(h * w):
-        k = who[t]
-        hit[t], depth[t], rho[t] = boxes[k, 4], kept[k, 2], kept[k, 3]
+        q = hit[t]
+        depth[t], rho[t], hit[t] = seen[0, q], seen[1, q], q if q < cells else -1
     return landed, coarse
 
 
@@ -210,7 +309,11 @@ def rate(zmin, depth, rho, center, focal, principal, stride, theta, h, w, qualit
         y = np.float32(((i + 0.5) * stride - principal[1]) / focal[1])
         nearest, depths = zmin[i * w : (i + 1) * w], depth[i * w : (i + 1) * w]
         rhos, values = rho[i * w : (i + 1) * w], quality[i * w : (i + 1) * w]
+        values[:] = ZERO
+        lands = np.int32(0)
         for j in range(w):
+            lands += np.int32(nearest[j] < infinite)
+        for j in range(w if lands else 0):
             x = np.float32(np.int32(j)) * per_focal + begin
             nx, ny, nz = cy - y * cz, x * cz - cx, y * cx - x * cy  # ray cross what lies between camera and point
             dot = depths[j] * (x * x + y * y + ONE) - (x * cx + y * cy + cz)
@@ -222,7 +325,7 @@ def rate(zmin, depth, rho, center, focal, principal, stride, theta, h, w, qualit
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def land_cells(planes, P, center, focal, principal, stride, limits, k, zmin, hit, depth, block, quality):
+def land_cells(planes, ranges, P, center, focal, principal, stride, limits, k, zmin, hit, depth, block, quality):
     """`splat_cells` and `rate` of the group that is `k` in the pool into the rows `k` of `[pool h w]`.
 
     `P [pool 3 4]`, `center [pool 3]`; `limits`: `near`, `rho_max`, `tau`, `theta`. Returns what `splat_cells` does.
@@ -232,6 +335,6 @@ def land_cells(planes, P, center, focal, principal, stride, limits, k, zmin, hit
     rows = slice(k * h * w, (k + 1) * h * w)
     nearest, depths, rho = zmin.reshape(-1)[rows], depth.reshape(-1)[rows], np.empty(h * w, np.float32)
     hits, blocks, values = hit.reshape(-1)[rows], block.reshape(-1)[rows], quality.reshape(-1)[rows]
-    counts = splat_cells(planes, P[k], stride, near, rho_max, tau, h, w, nearest, hits, depths, rho, blocks)
+    counts = splat_cells(planes, ranges, P[k], stride, near, rho_max, tau, h, w, nearest, hits, depths, rho, blocks)
     rate(nearest, depths, rho, center[k], focal, principal, stride, theta, h, w, values)
     return counts

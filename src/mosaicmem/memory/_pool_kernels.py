@@ -8,10 +8,12 @@ wide enough for the rounding of the former.
 from __future__ import annotations
 
 import math
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit
+from numba.core import types
+from numba.extending import intrinsic
 
 _SLACK = 1e-6  # of the coordinates' size: some ten times the rounding of a float32 projection
 
@@ -260,6 +262,37 @@ def _end(centers, radii):
     return start, last_centers, last_radii
 
 
+@intrinsic
+@no_type_check
+def _ask_for(typing_context: Any, array: Any, index: Any) -> Any:  # pragma: no cover - compiled
+    """Ask memory for the cache line of `array[index]`, 1D, without waiting for it; any index will do."""
+    from llvmlite import ir
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.gep(data, [arguments[1]])
+        number = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [address.type], ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+        )
+        builder.call(function, [address, number(0), number(3), number(1)])  # to read, to stay, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), build
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _ask_for_block(centers, radii, start):
+    """Ask memory for the first `LANES` patches from `start` on: three or four lines and one or two."""
+    _ask_for(centers, 3 * start)
+    _ask_for(centers, 3 * start + LANES)
+    _ask_for(centers, 3 * start + 2 * LANES)
+    _ask_for(centers, 3 * start + 3 * LANES - 1)
+    _ask_for(radii, start)
+    _ask_for(radii, start + LANES - 1)
+
+
 _AT_ONCE = 128
 """Blocks that are judged by one state of the z-buffer."""
 
@@ -276,13 +309,14 @@ def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order
     depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
     needed, (end, last_centers, last_radii) = np.empty(_AT_ONCE, np.int32), _end(centers, radii)
     tables[:] = np.inf
-    placed = 0
+    placed, total = 0, 0
     for begin in range(0, len(order), _AT_ONCE):
         count = 0
         for o in range(begin, min(begin + _AT_ONCE, len(order))):
             b = order[o]
             if front[b] < deepest(tables, rect, b, n):
                 needed[count] = live[b, 1]
+                _ask_for_block(centers, radii, block_rows[needed[count]])
                 count += 1
         for c in range(count):
             row = needed[c]
@@ -298,8 +332,8 @@ def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order
                         for token in range(i * n + box[2 * LANES + a], i * n + box[3 * LANES + a]):
                             if z < zbuf[token]:
                                 zbuf[token] = z
-        placed += count
-        if placed >= _AT_ONCE // 2:
+        placed, total = placed + count, total + count
+        if placed >= max(_AT_ONCE // 2, total // 8):  # it changes less and less
             window_maxima(zbuf, other, n, tables)
             placed = 0
 
@@ -311,37 +345,52 @@ def pool_visible(centers, radii, block_rows, eye, m, n, live, front, rect, whole
 
     `shows [k w]` gets a bit a token, in row order, 64 a word. `limit [m*n]` says how deep the nearest point of a
     patch may lie to be seen, `tables` its `window_maxima`. A block that can add no bit, because its tokens are covered
-    by something nearer or known of the group already, is skipped once it is known whether the group landed.
+    by something nearer or all known of the group already, is skipped once it is known whether the group landed.
     """
     depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
     end, last_centers, last_radii = _end(centers, radii)
-    for b in range(len(live)):
-        k, row = live[b, 0], live[b, 1]
-        landed[k] |= whole[b]
-        nearest = front[b] - blocks[row, 6]
-        if landed[k] and (nearest > deepest(tables, rect, b, n) or _idle(limit, rect, b, n, nearest, shows, k)):
-            continue
-        for start in range(block_rows[row], block_rows[row + 1], LANES):
-            size = block_rows[row + 1] - start
-            if start < end:
-                landed[k] |= _place(centers, radii, start, size, eye, m, n, depth, fronts, box)
-            else:
-                landed[k] |= _place(last_centers, last_radii, start - end, size, eye, m, n, depth, fronts, box)
-            for a in range(LANES):
-                z = fronts[a]
-                for i in range(box[a], box[LANES + a]):
-                    for token in range(i * n + box[2 * LANES + a], i * n + box[3 * LANES + a]):
-                        shows[k, token >> 6] |= np.uint64(z <= limit[token]) << np.uint64(token & 63)
+    asked = np.empty(_AT_ONCE, np.int32)
+    for begin in range(0, len(live), _AT_ONCE):
+        count = 0
+        for b in range(begin, min(begin + _AT_ONCE, len(live))):
+            k, row = live[b, 0], live[b, 1]
+            landed[k] |= whole[b]
+            if not landed[k] or front[b] - blocks[row, 6] <= deepest(tables, rect, b, n):
+                asked[count] = b
+                count += 1
+                _ask_for_block(centers, radii, block_rows[row])
+        for c in range(count):
+            b = asked[c]
+            k, row = live[b, 0], live[b, 1]
+            nearest = front[b] - blocks[row, 6]
+            if landed[k] and (nearest > deepest(tables, rect, b, n) or _known(rect, b, n, shows, k)):
+                continue
+            for start in range(block_rows[row], block_rows[row + 1], LANES):
+                size = block_rows[row + 1] - start
+                if start < end:
+                    landed[k] |= _place(centers, radii, start, size, eye, m, n, depth, fronts, box)
+                else:
+                    landed[k] |= _place(last_centers, last_radii, start - end, size, eye, m, n, depth, fronts, box)
+                for a in range(LANES):
+                    z = fronts[a]
+                    for i in range(box[a], box[LANES + a]):
+                        for token in range(i * n + box[2 * LANES + a], i * n + box[3 * LANES + a]):
+                            shows[k, token >> 6] |= np.uint64(z <= limit[token]) << np.uint64(token & 63)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _idle(limit, rect, b, n, depth, shows, k):
-    """Whether every token of `rect[b]` is shown by group `k` already, or may show nothing as deep as `depth`."""
+def _known(rect, b, n, shows, k):
+    """Whether every token of `rect[b]` is shown by group `k` already."""
     for row in range(rect[b, 0], rect[b, 1] + 1):
-        for token in range(row * n + rect[b, 2], row * n + rect[b, 3] + 1):
-            if depth <= limit[token] and not (shows[k, token >> 6] >> np.uint64(token & 63)) & np.uint64(1):
+        at, end = row * n + rect[b, 2], row * n + rect[b, 3] + 1
+        while at < end:
+            word, shift = at >> 6, at & 63
+            count = min(64 - shift, end - at)
+            mask = (~np.uint64(0) >> np.uint64(64 - count)) << np.uint64(shift)
+            if ~shows[k, word] & mask:
                 return False
+            at += count
     return True
 
 

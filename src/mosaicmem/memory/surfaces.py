@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,24 @@ KEPT_BYTES = 32 << 20
 """Of tangent planes, for all stores together: what 200 frames of 832x480 need. Neighbouring views read the same."""
 
 
-def tangent_planes(group: Group) -> Array:
-    """`[3 h+2 w+2]` tangent planes of a group's cells, see `_kernels.tangent_planes`; computed, or kept from before."""
+class Planes(NamedTuple):
+    """Tangent planes of a group's cells.
+
+    Attributes:
+        cells: `[3 h+2 w+2]`, see `_kernels.tangent_planes`.
+        ranges: `[tall wide 2]` between which inverse depths those of a tile lie, see `_landing_kernels.tile_ranges`.
+    """
+
+    cells: Array
+    ranges: Array
+
+    @property
+    def nbytes(self) -> int:
+        return self.cells.nbytes + self.ranges.nbytes
+
+
+def tangent_planes(group: Group) -> Planes:
+    """The planes of a group, computed, or kept from before."""
     return _kept(group)
 
 
@@ -32,11 +48,11 @@ class _Kept:
     """
 
     def __init__(self) -> None:
-        self._planes: OrderedDict[int, tuple[weakref.ref[Group], Array]] = OrderedDict()
+        self._planes: OrderedDict[int, tuple[weakref.ref[Group], Planes]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def __call__(self, group: Group) -> Array:
+    def __call__(self, group: Group) -> Planes:
         key = id(group)
         with self._lock:
             found = self._planes.get(key)
@@ -60,13 +76,15 @@ class _Kept:
 _kept = _Kept()
 
 
-def _compute(group: Group) -> Array:
-    from mosaicmem.memory import _kernels
+def _compute(group: Group) -> Planes:
+    from mosaicmem.memory import _kernels, _landing_kernels
 
     keyframe = group.keyframe
     h, w = keyframe.depth.shape
-    planes = np.zeros((3, h + 2, w + 2))
-    _kernels.tangent_planes(keyframe.depth.numpy(), group.valid.numpy(), MAX_SLOPE, MAX_BEND, planes)
+    tile = _landing_kernels.TILE
+    planes = Planes(np.zeros((3, h + 2, w + 2)), np.empty((-(-h // tile), -(-w // tile), 2)))
+    _kernels.tangent_planes(keyframe.depth.numpy(), group.valid.numpy(), MAX_SLOPE, MAX_BEND, planes.cells)
+    _landing_kernels.tile_ranges(planes.cells, planes.ranges)
     return planes
 
 

@@ -16,7 +16,7 @@ from mosaicmem.memory._threads import Scratch, for_each, threads
 from mosaicmem.memory.mosaic import Mosaic, Reason
 from mosaicmem.memory.pool import PatchPoints, candidates, thin
 from mosaicmem.memory.store import PatchStore
-from mosaicmem.memory.surfaces import PixelMaps, tangent_planes
+from mosaicmem.memory.surfaces import PixelMaps, Planes, tangent_planes
 
 if TYPE_CHECKING:
     from mosaicmem.memory.retrieval import RetrievalConfig
@@ -25,6 +25,8 @@ Array = NDArray[Any]
 
 WORTH_A_THREAD = 15_000
 """Cells to land or to read, a quarter of a millisecond of work, from which on a second thread is woken."""
+
+_NO_PLANES = Planes(np.empty(0), np.empty(0))
 
 _spare: list[Scratch] = []  # as many as views were ever under way at once; fresh pages cost as much as the work on them
 
@@ -157,7 +159,7 @@ class _View:
         from mosaicmem.memory import _landing_kernels
 
         call, config, shape = self.call, self.config, (len(pool), *self.grid.cells)
-        planes: list[Array] = [np.empty(0)] * len(pool)
+        planes = [_NO_PLANES] * len(pool)
         landing = _Landing(
             planes=planes,
             maps=PixelMaps.between(call.places[pool], call.lenses[pool], self.viewmat, self.K),
@@ -174,7 +176,7 @@ class _View:
         def land(k: int) -> None:
             planes[k] = tangent_planes(call.store.group(int(pool[k])))
             counts[k] = _landing_kernels.land_cells(
-                planes[k],
+                *planes[k],
                 landing.maps.P,
                 landing.maps.center,
                 *self.lens,
@@ -230,7 +232,7 @@ class _View:
         reading = _Reading.into(room, len(picks), first, last, self.grid.cells[1])
         for slot, k in enumerate(picks):
             _reading_kernels.read_back(
-                landing.planes[k],
+                landing.planes[k].cells,
                 landing.maps.P[k],
                 landing.maps.Q[k],
                 float(self.grid.stride),
@@ -297,7 +299,7 @@ class _View:
 class _Landing:
     """The cells of `k` groups in a view's grid `[h w]`, each group z-buffered by itself."""
 
-    planes: list[Array]  # [3 h+2 w+2] each
+    planes: list[Planes]
     maps: PixelMaps
     moved: Array  # [k] bool
     zmin: Array  # [k h w] nearest depth, inf where nothing lands
