@@ -179,6 +179,7 @@ def test_generate_says_what_a_start_needs(run, recording, memory, path, tmp_path
         (("-t", path, "--memory", memory, "--size", "16x16"), "leave --size out"),
         (("--memory", memory), "--trajectory FILE is missing"),
         (("--scene", 1), "--trajectory FILE is missing"),
+        (("-t", path, "--scene", "-1"), "--scene -1: expected 0 to 2^63 - 1"),
         (("-t", path, "--memory", memory, "--event", "3"), "expected FRAME:TEXT"),
         (("-t", path, "--memory", memory, "--event", "-3:x"), "expected FRAME:TEXT"),
         (("-t", path, "--memory", memory, "--event", "3:"), "expected FRAME:TEXT"),

@@ -69,6 +69,7 @@ def test_a_walk_is_kept_recorded_replayed_and_gone_on_with(walked, run, tmp_path
     assert ran.code == 0, ran.err
     assert [r.state for r in receipts] == ["applied"] * len(first), receipts
     assert ran.out.startswith("[synthetic] explore: ") and "walk-1.mosaic" in ran.out
+    assert "2 frames walked" in ran.out, "of those that one begins with, none"
     assert "open http://127.0.0.1:" in ran.err and "?token=" in ran.err and "warning" not in ran.err
     assert {path.name for path in tmp_path.iterdir()} == {"walk-1.mosaic", "a.jsonl"}
     assert run("world", "verify", "walk-1.mosaic").code == 0
@@ -76,7 +77,7 @@ def test_a_walk_is_kept_recorded_replayed_and_gone_on_with(walked, run, tmp_path
 
     again = walked([], "--replay", "a.jsonl", "--port", 0, "--no-browser", "--json")[0]
     assert again.json["replayed"] == {"same": len(first), "different": 0}
-    assert again.json["world"] is None
+    assert again.json["world"] is None and again.json["walked"] == 2 < again.json["frame"]
 
     with WorldFile.open("walk-1.mosaic") as world:
         pose = world.meta["walk"]["pose"]
@@ -85,6 +86,7 @@ def test_a_walk_is_kept_recorded_replayed_and_gone_on_with(walked, run, tmp_path
     second = [Move(yaw=10.0), Edit("move", middle, by=(0.2, 0.0, 0.0))]
     ran, receipts = walked(second, *onward, "--record", "b.jsonl")
     assert ran.code == 0 and [r.state for r in receipts] == ["applied"] * 2, ran.err
+    assert "1 frame walked" in ran.out, "those of the walk before count no more"
     with WorldFile.open("walk-1.mosaic") as world:
         assert world.meta["walk"]["pose"] != pose and world.digest() != digest
     walked([Edit("erase", middle)], *onward)
@@ -101,6 +103,7 @@ def test_a_recording_becomes_a_memory_to_walk_in_without_a_model(walked, recordi
     assert ran.code == 0, ran.err
     assert receipts[0].state == "applied" and "denoise" not in receipts[0].stages
     assert ran.json["world"] is None and ran.json["patches"] > 0
+    assert ran.json["walked"] == 1 < ran.json["frame"], "what is recalled was not walked"
     assert list(tmp_path.glob("*.mosaic")) == []
     walked([], "--recall", recording, "--frames", "::3", "--port", 0, "--no-browser", "--out", "kept.mosaic")
     assert (tmp_path / "kept.mosaic").is_file()
@@ -119,6 +122,8 @@ def test_listening_elsewhere_than_at_loopback_is_said_aloud(walked, recording) -
         (("--scene", 1, "--world", "a"), "two places to begin at"),
         (("--recall", "a", "--model", "rooms"), "leave --model out"),
         (("--frames", "0"), "belongs to --recall"),
+        (("--scene", "-1", "--model", "synthetic"), "--scene -1: expected 0"),
+        (("--scene", 2**63), "expected 0 to 2^63 - 1"),
         (("--world", "a", "--out", "b"), "--out is for a new world"),
         (("--port", 70000), "--port 70000"),
         (("--token", "short"), "16 to 128"),
@@ -142,7 +147,11 @@ def test_a_missing_extra_is_named_before_anything_is_written(run, tmp_path, monk
 
 def test_what_cannot_be_begun_in_is_named(run, tmp_path) -> None:
     (tmp_path / "r.jsonl").write_text('{"format":"mosaicmem.walk","version":1,"start":{"kind":"moon"}}\n')
+    start = {"kind": "scene", "scene": -1, "model": "synthetic"}
+    header = {"format": "mosaicmem.walk", "version": 1, "start": start}
+    (tmp_path / "minus.jsonl").write_text(json.dumps(header) + "\n")
     for argv, code, words in (
+        (("--replay", tmp_path / "minus.jsonl"), 2, "--scene -1: expected 0"),
         (("--world", tmp_path / "none.mosaic"), 3, "no such file"),
         (("--recall", tmp_path / "none"), 3, "no such folder"),
         (("--replay", tmp_path / "r.jsonl"), 3, "does not say how the walk began"),

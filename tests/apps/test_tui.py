@@ -704,4 +704,6 @@ def test_a_missing_extra_and_a_missing_terminal_are_named(run, monkeypatch, tmp_
     assert ran.code == 2 and "TERM=dumb" in ran.err
     ran = run("tui", "--world", "a", "--scene", 1)
     assert ran.code == 2 and "two places" in ran.err
+    ran = run("tui", "--scene", "-1")
+    assert ran.code == 2 and "--scene -1: expected 0" in ran.err
     assert list(tmp_path.iterdir()) == []

@@ -75,6 +75,7 @@ class Walk:
         up: Unit direction of the world's up.
         others: Worlds that may be spliced in.
         caption: What is there, without what was said since.
+        walked: Frames of steps so far, in this walk alone; `frame` counts those that memory began with, too.
     """
 
     maker: Maker
@@ -86,6 +87,7 @@ class Walk:
     memory: bool = True
     said: list[str] = field(default_factory=list)
     poses: dict[int, Float[Tensor, "4 4"]] = field(default_factory=dict)
+    walked: int = 0
     _mosaic: Mosaic | None = None
     _done: list[Difference] = field(default_factory=list)
     _undone: list[Difference] = field(default_factory=list)
@@ -191,6 +193,7 @@ class Walk:
                 self.state.store, state.store, dict(zip(event.frames.tolist(), event.frames_u8, strict=True))
             )
         self.state, self._mosaic = replace(state, store=store), mosaic
+        self.walked += len(event.frames)
         self._remember_poses(event.frames, cameras.c2w)
         stages = dict(event.timings)
         stages["insert"] = stages.get("insert", 0.0) + clock.seconds["insert"]

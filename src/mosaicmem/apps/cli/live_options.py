@@ -23,7 +23,7 @@ from mosaicmem.apps.cli.live_starts import (
     others,
     replayed,
 )
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Common, check_scene
 from mosaicmem.apps.cli.rerun_log import Rerun, event_log, follow, named, recording_file
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError
@@ -80,6 +80,7 @@ def check_live(args: LiveArgs) -> None:
     starts = [name for name in ("world", "recall", "replay", "scene") if getattr(args, name) is not None]
     if len(starts) > 1:
         raise ConfigError(f"--{starts[0]} and --{starts[1]} are two places to begin at; leave one out")
+    check_scene(args.scene)
     if args.recall is not None and args.model not in (None, MEMORY):
         raise ConfigError("--recall shows memory alone; leave --model out")
     if args.frames is not None and args.recall is None:
@@ -117,7 +118,7 @@ def ended(args: LiveArgs, session: Session, start: LiveStart, player: Player | N
     """What became of the walk; while its file is still open."""
     walk, kept = start.walk, is_kept(args)
     patches = walk.state.store.num_patches
-    said = [f"{walk.frame} frames walked; {patches:,} patches remembered"]
+    said = [f"{walk.walked} frame{'s' * (walk.walked != 1)} walked; {patches:,} patches remembered"]
     session.wrote = args.out
     if kept:
         path = walk.world.path
@@ -132,6 +133,7 @@ def ended(args: LiveArgs, session: Session, start: LiveStart, player: Player | N
     data = {
         "source": start.source,
         "frame": walk.frame,
+        "walked": walk.walked,
         "patches": patches,
         "world": str(walk.world.path) if kept else None,
         "replayed": None if player is None else {"same": player.same, "different": player.different},

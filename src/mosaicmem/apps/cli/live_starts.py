@@ -22,7 +22,7 @@ from mosaicmem.apps.cli.memory_folder import (
     store_file,
     vae_of,
 )
-from mosaicmem.apps.cli.options import parse_size
+from mosaicmem.apps.cli.options import check_scene, parse_size
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.settings import build, merge, to_dict
 from mosaicmem.apps.cli.sources import default_size
@@ -132,6 +132,7 @@ def replayed(path: Path, folder: Path, session: Session) -> tuple[LiveStart, Rec
     kind = spec.get("kind")
     size = spec.get("size") if isinstance(spec.get("size"), str) else None
     if kind == "scene" and isinstance(spec.get("scene"), int) and isinstance(spec.get("model"), str):
+        check_scene(spec["scene"])
         return in_scene(spec["scene"], spec["model"], size, out, session, False), recording
     if kind == "folder" and isinstance(spec.get("folder"), str):
         frames = spec.get("frames") if isinstance(spec.get("frames"), str) else None

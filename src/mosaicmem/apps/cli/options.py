@@ -37,6 +37,16 @@ class Common:
     """More remarks, and the traceback of an error."""
 
 
+def check_scene(seed: int | None) -> None:
+    """Refuse a number that no procedural world has: -1 would quietly be another one's.
+
+    Raises:
+        ConfigError: if it is outside 0 to 2^63 - 1.
+    """
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ConfigError(f"--scene {seed}: expected 0 to 2^63 - 1, for example 900001")
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """`"160x120"` as (width, height), in pixels."""
     width, times, height = text.lower().partition("x")

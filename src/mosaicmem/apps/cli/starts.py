@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from mosaicmem.apps.cli.backends import TRAINED_SIZE, open_models, sized, vae_home
 from mosaicmem.apps.cli.memory_folder import load_memory, vae_of
-from mosaicmem.apps.cli.options import Common, parse_size
+from mosaicmem.apps.cli.options import Common, check_scene, parse_size
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.sources import (
     TrajectoryOptions,
@@ -90,6 +90,7 @@ def begin(args: StartArgs, session: Session) -> Beginning:
     """
     if args.scene is not None and (args.memory is not None or args.image is not None):
         raise ConfigError("--scene starts in a procedural world; leave --memory and --image out, or leave --scene out")
+    check_scene(args.scene)
     if args.depth is not None and args.image is None:
         raise ConfigError("--depth is the depth of --image; add --image FILE")
     if args.scene is not None:
