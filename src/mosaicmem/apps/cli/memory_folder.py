@@ -19,7 +19,7 @@ from mosaicmem.io.exports.shots import camera_now
 from mosaicmem.io.files import finite
 from mosaicmem.io.safetensors_memory import read_safetensors_memory
 from mosaicmem.io.store_file import load_store, save_store
-from mosaicmem.io.world.world_file import Picture
+from mosaicmem.io.world.pictures import Picture
 from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.vae import VAE

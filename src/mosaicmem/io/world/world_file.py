@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import sqlite3
 import time
 import weakref
@@ -13,13 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from mosaicmem._shapes import Float, Tensor
-from mosaicmem.errors import ConfigError, InputError, StorageError
+from mosaicmem.errors import ConfigError, StorageError
 from mosaicmem.io.files import atomic_path, require_file
 from mosaicmem.io.world.contents import DEFAULT_CACHE_BYTES, ContentReader, stored_contents, stored_keyframe
 from mosaicmem.io.world.history import (
@@ -34,16 +29,15 @@ from mosaicmem.io.world.history import (
     travel,
     write_branch,
 )
-from mosaicmem.io.world.index import build_store, read_current
+from mosaicmem.io.world.pictures import Picture, decode_picture, encode_picture
+from mosaicmem.io.world.reading import WorldReader, read_meta
 from mosaicmem.io.world.rows import (
     decode_geometry,
-    decode_json,
     decode_keyframe,
     decode_latents,
     encode_group,
     encode_json,
     encode_keyframe,
-    text,
 )
 from mosaicmem.io.world.schema import connect, in_file, initialise, os_errors, row_digest, sql_errors, take_write_lock
 from mosaicmem.memory.editing import splice
@@ -51,12 +45,9 @@ from mosaicmem.memory.patches import Group, Keyframe
 from mosaicmem.memory.store import PatchStore
 
 MAIN = "main"
-THUMBNAIL_PIXELS = 96
-
-Picture = NDArray[np.uint8]
 
 
-class WorldFile:
+class WorldFile(WorldReader):
     """A world on disk. Make one with `create` or `open`; use it in a `with` block, or `close` it.
 
     What a method that writes has returned from survives a kill and a power cut. There is one writer at a time, from
@@ -67,13 +58,8 @@ class WorldFile:
     def __init__(
         self, path: Path, db: sqlite3.Connection, reader: ContentReader, meta: dict[str, Any], clock: Clock | None
     ) -> None:
-        self.path = path
-        self.meta = meta
-        """What the world was described with, JSON."""
-        self._db, self._reader, self._clock = db, reader, clock
-        weakref.finalize(reader, db.close)  # keyframes may outlive this object, and need the reader
-        self._store: PatchStore | None = None
-        self._current: dict[int, tuple[int, Group]] = {}  # by uid: row of `groups`, and the group
+        super().__init__(path, db, reader, meta)
+        self._clock = clock
         self._written: weakref.WeakKeyDictionary[Keyframe, int] = weakref.WeakKeyDictionary()
 
     @staticmethod
@@ -135,7 +121,7 @@ class WorldFile:
                 with sql_errors(path):
                     if write:
                         take_write_lock(db, path)
-                    meta = _read_meta(db, path)
+                    meta = read_meta(db, path)
                 # compacting replaces the file: what was locked must still be what the name stands for
                 if not write or path.stat().st_ino == number_:
                     return WorldFile(path, db, ContentReader(db, path, cache_bytes), meta, clock if write else None)
@@ -144,12 +130,6 @@ class WorldFile:
                 raise
             db.close()
 
-    def close(self) -> None:
-        """End the session. Keyframes that were not read yet cannot be read any more."""
-        with self._reader.lock:
-            self._db.close()
-            self._reader.clear()
-
     def __enter__(self) -> WorldFile:
         return self
 
@@ -157,21 +137,6 @@ class WorldFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @property
-    def store(self) -> PatchStore:
-        """The memory of the branch that is checked out, its contents in the file.
-
-        Raises:
-            InputError: if the file is damaged.
-        """
-        if self._store is None:
-            known = dict(self._current.values())
-            with self._reader.lock, self._snapshot(), in_file(self.path):
-                groups, keyframes = read_current(self._db)
-                self._store, placed = build_store(groups, keyframes, self._reader, known)
-            self._current = {group.uid: (row_id, group) for row_id, group in placed.items()}
-        return self._store
 
     # ------------------------------------------------------------------ writing
 
@@ -349,67 +314,6 @@ class WorldFile:
             self._db.executemany("INSERT INTO meta VALUES (?, ?, ?)", [(*row, row_digest(*row)) for row in rows])
         self.meta = dict(meta)
 
-    # ------------------------------------------------------------------ reading
-
-    @property
-    def branches(self) -> list[Branch]:
-        """All branches, by name."""
-        with self._reading():
-            return list(read_branches(self._db).values())
-
-    @property
-    def head(self) -> Branch:
-        """The branch that is checked out."""
-        with self._reading():
-            return chosen_branch(self._db)
-
-    def log(self) -> list[Operation]:
-        """What was done to the state that is checked out, newest first.
-
-        Raises:
-            InputError: if an operation is damaged.
-        """
-        with self._reading():
-            return [read_operation(self._db, number_) for number_ in path_to(self._db, chosen_branch(self._db).head)]
-
-    def digest(self) -> str:
-        """Hex SHA-256 of the state that is checked out: equal exactly where every group and its contents are.
-
-        It hashes the checksums that the file holds; `verify` says whether they are true.
-        """
-        digest = hashlib.sha256()
-        query = (
-            "SELECT g.uid, k.digest, g.world_from_cam, g.mask, g.pinned, g.until FROM current c "
-            "JOIN groups g ON g.id = c.placed JOIN keyframes k ON k.id = g.keyframe ORDER BY g.uid"
-        )
-        with self._reading():
-            for row in self._db.execute(query):
-                digest.update(row_digest(*row))
-        return digest.hexdigest()
-
-    def thumbnail(self, uid: int) -> Picture | None:
-        """The picture `[H W 3]` of the keyframe that a group places, if it has one.
-
-        Raises:
-            InputError: if it is damaged.
-        """
-        query = (
-            "SELECT t.keyframe, t.picture, t.digest FROM thumbnails t JOIN groups g ON g.keyframe = t.keyframe "
-            "JOIN current c ON c.placed = g.id WHERE c.uid = ?"
-        )
-        with self._reading():
-            row = self._db.execute(query, (uid,)).fetchone()
-            return None if row is None else _decode_picture(row)
-
-    def counts(self) -> dict[str, int]:
-        """Rows and bytes: of the file, of what it stores, and of its history."""
-        tables = ("keyframes", "groups", "operations", "branches", "thumbnails")
-        with self._reading():
-            found = {name: self._db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}  # noqa: S608
-            sizes = "length(valid) + length(depth) + length(confidence) + length(latents)"
-            found["content_bytes"] = self._db.execute(f"SELECT coalesce(sum({sizes}), 0) FROM contents").fetchone()[0]  # noqa: S608
-        return {**found, "file_bytes": self.path.stat().st_size}
-
     # ------------------------------------------------------------------ inside
 
     def _add_keyframe(
@@ -419,11 +323,11 @@ class WorldFile:
 
         One of another file keeps what made it, and its thumbnail.
         """
-        other, picture = stored_contents(keyframe), None if thumbnail is None else _encode_picture(thumbnail)
+        other, picture = stored_contents(keyframe), None if thumbnail is None else encode_picture(thumbnail)
         if other is not None:
             model, seed = other.row.model, other.row.seed
             if picture is None and (held := other.reader.thumbnail(other.row.id)) is not None:
-                _decode_picture(held)  # refuses what is damaged
+                decode_picture(held)  # refuses what is damaged
                 picture = held[1]
         row_id = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM keyframes").fetchone()[0]
         row, contents = encode_keyframe(keyframe, row_id, model, seed)
@@ -485,57 +389,5 @@ class WorldFile:
                 raise
             take_write_lock(self._db, self.path)
 
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """Reads of the block see one state of the file, whatever a writer does meanwhile."""
-        with sql_errors(self.path):
-            if self._db.in_transaction:
-                yield
-                return
-            self._db.execute("BEGIN")
-            try:
-                yield
-            finally:
-                self._db.execute("ROLLBACK")
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with self._reader.lock, self._snapshot(), in_file(self.path):
-            yield
-
 
 Clock = Callable[[], float]
-
-
-def _read_meta(db: sqlite3.Connection, path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    with in_file(path):
-        for key, value, digest in db.execute("SELECT key, value, digest FROM meta ORDER BY key"):
-            if digest != row_digest(key, value):
-                raise InputError(f"meta {key!r:.40}: it does not match its checksum")
-            wrapped = decode_json(value, f"meta {key!r:.40}")
-            if not isinstance(wrapped, dict) or set(wrapped) != {""}:
-                raise InputError(f"meta {key!r:.40} is malformed")
-            found[text(key, "meta: key")] = wrapped[""]
-    return found
-
-
-def _encode_picture(picture: Picture) -> bytes:
-    image = Image.fromarray(picture)
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=80)
-    return out.getvalue()
-
-
-def _decode_picture(row: tuple[Any, ...]) -> Picture:
-    keyframe, data, digest = row
-    if not isinstance(data, bytes) or digest != row_digest(keyframe, data):
-        raise InputError(f"thumbnail of keyframe {keyframe}: it does not match its checksum")
-    try:
-        image = Image.open(io.BytesIO(data), formats=["JPEG"])
-        if max(image.size) > THUMBNAIL_PIXELS:
-            raise InputError(f"thumbnail of keyframe {keyframe}: {image.size} pixels, at most {THUMBNAIL_PIXELS}")
-        return np.array(image.convert("RGB"), dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"thumbnail of keyframe {keyframe}: no readable picture ({error})") from error
