@@ -51,8 +51,10 @@ def _panel(name: str, points: np.ndarray) -> Image.Image:
         draw.line([(left, at), (left + width, at)], fill=_GRID)
         tick = low + share * (high - low)
         draw.text((4, at - 6), f"{10**tick if log else tick:.3g}", fill=_INK)
-        step = x.min() + share * np.ptp(x)
-        draw.text((left + share * width - 12, _PANEL[1] - 20), f"{step:.0f}", fill=_INK)
+        step = f"{x.min() + share * np.ptp(x):.0f}"
+        draw.text(
+            (min(left + share * width - 12, _PANEL[0] - draw.textlength(step) - 4), _PANEL[1] - 20), step, fill=_INK
+        )
     draw.line(list(zip(px, py, strict=True)), fill=_LINE if len(y) > 20 else _SMOOTH, width=1)
     if len(y) > 20:
         span = max(3, len(y) // 30)
