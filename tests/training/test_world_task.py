@@ -119,7 +119,7 @@ def test_no_event_splits_a_window_and_words_follow_it(paths, tmp_path, event):
     assert (event - 1) // STEP in starts
     path = tmp_path / "5.safetensors"
     write_latents(path, clip)
-    task = world_task([path], **STEADY)
+    task = world_task([path], **{**STEADY, "no_memory": 1.0})
     for index in range(20):
         rng = np.random.default_rng((0, index))
         rng.integers(1)
@@ -440,20 +440,21 @@ def test_an_error_in_a_moving_cell_counts_more_in_the_loss_and_no_more_in_what_i
 
 def test_a_window_begins_with_the_group_before_its_anchor_as_often_as_asked(paths):
     reader, clip = replace(MICRO, reads_past=True), module.read_latents(paths[0])
+    quick = {**STEADY, "no_memory": 1.0, "batch": 2}  # retrieval has no part in it, and takes the time
     shares = []
     for past in (0.0, 0.5, 1.0):
-        task, with_past = world_task(paths[:1], None, reader, **STEADY, past=past), 0
+        task, with_past = world_task(paths[:1], None, reader, **quick, past=past), 0
         for step in range(40):
             batch = task.batch(step)
             with_past += batch.past is not None
-            for index in range(4 if batch.past is not None else 0):
-                sample = task._sample(paths[:1], 4 * step + index)
+            for index in range(2 if batch.past is not None else 0):
+                sample = task._sample(paths[:1], 2 * step + index)
                 start = _start_of(sample, paths[0])
                 assert torch.equal(sample["past"], clip.groups[start - 1]) and start >= 1
                 assert batch.past is not None and torch.equal(batch.past[index], sample["past"])
         shares.append(with_past / 40)
     assert shares[0] == 0 and 0.3 < shares[1] < 0.7 and shares[2] == 1
-    assert world_task(paths[:1], **STEADY, past=1.0).batch(0).past is None, "a network that does not read it"
+    assert world_task(paths[:1], **quick, past=1.0).batch(0).past is None, "a network that does not read it"
 
 
 def test_cameras_of_the_past_are_those_of_its_frames_seen_from_the_anchor(paths):
@@ -515,9 +516,8 @@ def test_pixels_count_as_much_as_asked_and_only_with_an_autoencoder(paths):
     torch.manual_seed(0)
     kinds = ((None, 10.0), (micro_vae(), 10.0), (micro_vae(), 20.0))
     blind, seeing, more = (world_task(paths[:1], vae, SUB, **STEADY, pixels=pixels) for vae, pixels in kinds)
-    losses = []
+    losses, batch = [], seeing.batch(0)
     for task in (blind, seeing, more):
-        batch = seeing.batch(0)
         torch.manual_seed(1)
         loss, metrics = task.loss(task.module, batch)
         losses.append((float(loss.detach()), metrics.get("pixel_error")))

@@ -12,7 +12,6 @@ What a model is worth, instead of how fast memory is, say the other benchmarks; 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from tyro.conf import arg
 
 from mosaicmem.apps.cli.backends import open_vae
 from mosaicmem.apps.cli.console import Result, table
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Common, no_such_part
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.io.files import finite, read_json
@@ -75,9 +74,7 @@ def part(argv: list[str]) -> tuple[str, ModuleType, list[str]]:
     if argv and argv[0] in PARTS:
         return f"bench {argv[0]}", importlib.import_module(f"mosaicmem.apps.cli.bench_{argv[0]}"), argv[1:]
     if argv and argv[0] != "stages" and not argv[0].startswith("-"):
-        near = difflib.get_close_matches(argv[0], PARTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are stages, {', '.join(PARTS)}"
-        raise ConfigError(f"bench {argv[0]!r}: no such benchmark; {hint}")
+        raise no_such_part("bench", argv[0], ("stages", *PARTS))
     return "bench", importlib.import_module(__name__), argv[1:] if argv[:1] == ["stages"] else argv
 
 

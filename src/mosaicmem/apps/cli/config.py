@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from mosaicmem.errors import ConfigError
+from mosaicmem.errors import refuse
 from mosaicmem.generation.keyframes import KeyframeConfig
 from mosaicmem.generation.rollout import RolloutConfig
 from mosaicmem.geometry.token_grid import TokenGrid
@@ -199,10 +199,3 @@ class Config:
             (not 0 <= self.seed < 2**63, f"seed = {self.seed}: expected 0 to 2^63 - 1"),
             (not 1 <= self.threads <= 256, f"threads = {self.threads}: expected 1 to 256"),
         )
-
-
-def refuse(*checks: tuple[bool, str]) -> None:
-    """Raise `ConfigError` with the text of every check that is true."""
-    problems = [text for bad, text in checks if bad]
-    if problems:
-        raise ConfigError("; ".join(problems))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +37,13 @@ class Common:
     """No progress, no remarks."""
     verbose: Annotated[bool, arg(aliases=["-v"])] = False
     """More remarks, and the traceback of an error."""
+
+
+def no_such_part(command: str, word: str, parts: Sequence[str]) -> ConfigError:
+    """What to raise where a command has no part of this name: the one that is meant, or all."""
+    near = difflib.get_close_matches(word, parts, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"parts are {', '.join(parts)}"
+    return ConfigError(f"{command} {word!r}: no such part; {hint}")
 
 
 def check_scene(seed: int | None) -> None:

@@ -14,7 +14,6 @@ ranks: torchrun --nproc-per-node 2 -m mosaicmem train world ...
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
@@ -23,7 +22,7 @@ from typing import Literal, get_args
 from tyro.conf import Positional
 
 from mosaicmem.apps.cli.console import Result
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Common, no_such_part
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError
 
@@ -50,9 +49,7 @@ def part(argv: list[str]) -> tuple[str, ModuleType, list[str]]:
     if argv and argv[0] in PARTS:
         return f"train {argv[0]}", importlib.import_module(f"mosaicmem.apps.cli.train_{argv[0]}"), argv[1:]
     if argv and not argv[0].startswith("-"):
-        near = difflib.get_close_matches(argv[0], PARTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"parts are {', '.join(PARTS)}"
-        raise ConfigError(f"train {argv[0]!r}: no such part; {hint}")
+        raise no_such_part("train", argv[0], PARTS)
     return "train", importlib.import_module(__name__), argv
 
 

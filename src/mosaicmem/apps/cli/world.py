@@ -18,7 +18,6 @@ Each has its own --help. FILE is a world.mosaic or the memory folder that holds 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from tyro.conf import Positional, arg
 
 from mosaicmem.apps.cli.console import Result, table
 from mosaicmem.apps.cli.memory_folder import checked_meta, store_file
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Common, no_such_part
 from mosaicmem.apps.cli.pictures import moments
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
@@ -141,9 +140,7 @@ def part(argv: list[str]) -> tuple[str, Any, list[str]]:
         module.__doc__ = _ABOUT[argv[0]]
         return f"world {argv[0]}", module, argv[1:]
     if argv and not argv[0].startswith("-"):
-        near = difflib.get_close_matches(argv[0], PARTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"parts are {', '.join(PARTS)}"
-        raise ConfigError(f"world {argv[0]!r}: no such part; {hint}")
+        raise no_such_part("world", argv[0], PARTS)
     return "world", importlib.import_module(__name__), argv
 
 
