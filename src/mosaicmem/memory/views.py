@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 WORTH_A_THREAD = 15_000
-"""Cells to land or to read, a quarter of a millisecond of work, from which on a second thread is woken."""
+"""Cells to land or to read, 0.2 or 0.4 milliseconds of work, from which on a second thread is woken."""
 
 _NO_PLANES = Planes(np.empty(0), np.empty(0))
 
