@@ -441,6 +441,30 @@ def test_chosen_frames_are_seen_beside_the_list_where_there_is_room(tmp_path) ->
     play(tmp_path / "w.mosaic", script, LARGE)
 
 
+def test_chosen_frames_alone_are_seen_from_the_newest_of_them(tmp_path) -> None:
+    w = walk(tmp_path / "w.mosaic", generates=False)
+    alone = [questions.shown_by(w, Choice("frames", first=i, last=i)) for i in range(3)]
+    for i, each in enumerate(alone):
+        assert each.lines[0] == f"from frames {i}", "no other, whatever it shows of the view"
+    assert questions.look_back(w, w.frame).lines[0].count(",") > 0, "control: one stands where several show something"
+    both = questions.shown_by(w, Choice("frames", first=0, last=1))
+    apart = [float(np.abs(both.picture.astype(float) - each.picture).mean()) for each in alone]
+    assert apart[1] < 0.2 * min(apart[0], apart[2])
+    with pytest.raises(InputError, match="nothing is remembered"):
+        questions.shown_by(w, Choice("frames", first=90, last=99))
+    w.world.close()
+
+
+def test_what_is_behind_the_viewer_is_not_marked(tmp_path) -> None:
+    w = walk(tmp_path / "w.mosaic", generates=False)
+    camera = w.state.camera.to(dtype=torch.float64)
+    grey = np.full((48, 48, 3), 100, np.uint8)
+    at = torch.stack([camera.centers[0] + far * camera.forward[0] for far in (1.0, -1.0)])
+    for point, marked in ((at[:1], True), (at[1:], False)):
+        assert (questions._marked(grey, point, camera) == questions.MARK).all(-1).any() == marked
+    w.world.close()
+
+
 def test_bars_are_as_long_as_the_place_after_a_resize(tmp_path) -> None:
     async def script(app: Terminal, pilot: Pilot[None]) -> None:
         stats = app.query_one("#stats", Meter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mosaicmem.apps.tui import cloud
+from mosaicmem.apps.tui import cloud, origin
 from mosaicmem.apps.tui.cloud import Orbit, Sight
 from mosaicmem.apps.tui.drawing import (
     ANSI,
@@ -176,3 +176,23 @@ def test_path_and_frustum_are_drawn_over_the_cloud_and_nothing_at_all_is_drawn_o
     assert inks == {(0, 0, 0), (90, 90, 90), cloud.EYE, cloud.PATH}
     nothing = Sight(empty, np.zeros((0, 3), np.uint8), empty, empty, UP)
     assert cloud.draw(nothing, Orbit(), 5, 5).lines == [" " * 5] * 5
+
+
+def test_every_origin_has_its_colour_and_a_pattern_of_its_own() -> None:
+    """Told apart by colour, and without colours by dots and stripes; what is seen is evenly tinted."""
+    tokens = {"uid": [3, 4, -1], "generated": [0, 1, 0]}
+    what = origin.origins(tokens, (1, 3))
+    assert what.tolist() == [[origin.SEEN, origin.MADE, origin.IMAGINED]]
+    grey = np.full((32, 96, 3), 100, np.uint8)
+    parts = np.split(origin.tinted(grey, what), 3, axis=1)
+    marks = []
+    for part, colour, marked in zip(parts, origin.COLOURS, (False, True, True), strict=True):
+        light, strong = ((100 * (1 - k) + np.array(colour) * k).round() for k in (origin.STRENGTH, origin.MARKED))
+        mark = (part == strong).all(-1)
+        assert ((part == light).all(-1) | mark).all() and mark.any() == marked
+        marks.append(mark)
+    _, dots, stripes = marks
+    assert 0.2 < dots.mean() < 0.3 and 0.45 < stripes.mean() < 0.55
+    assert (stripes[1:, :-1] == stripes[:-1, 1:]).all(), "stripes go down to the left"
+    assert not (dots[1:, :-1] == dots[:-1, 1:]).all()
+    assert str(origin.legend(what)).split() == ["█seen", "33%", "▓generated", "33%", "▒imagined", "33%"]
