@@ -172,8 +172,8 @@ def plain_shows(points: PatchPoints, groups: list[int]) -> tuple[np.ndarray, np.
 
     zbuf = np.full(m * n, np.inf, np.float32)
     for k in range(len(groups)):
-        token, z, _, _ = landing(k)
-        np.minimum.at(zbuf, token, z)
+        token, z, front, _ = landing(k)
+        np.minimum.at(zbuf, token, z + (z - front))
     seen, landed = np.zeros((len(groups), -(-m * n // 64) * 64), np.uint8), np.zeros(len(groups), bool)
     for k in range(len(groups)):
         token, _, front, landed[k] = landing(k)

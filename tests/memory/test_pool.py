@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras
 from tests.memory.test_reference import random_store
 
+from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels
 from mosaicmem.memory.pool import PatchPoints
+from mosaicmem.memory.reference import pool_reference
 
 
 @given(st.integers(1, 30), st.integers(1, 52), st.integers(0, 10_000))
@@ -77,3 +79,25 @@ def test_what_lies_above_or_below_the_image_does_not_land(up: float, lands: bool
     view = camera(at=(0, up, 0))
     points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, 0.04, 16.0, 0.2)
     assert points.seen([0])[1].tolist() == [lands]
+
+
+def test_a_coarse_patch_of_a_wall_at_a_slant_does_not_hide_who_stands_before_it() -> None:
+    """Down a long hall, patches seen from afar are wide and lie at one depth each; whoever stands at the view shows it
+    all the same. The twin, over all pairs, agrees."""
+    config, near = RetrievalConfig(), torch.tensor([-1.5, -1.0, 0.0], dtype=torch.float64)
+    far = torch.tensor([1.5, 1.0, 60.0], dtype=torch.float64)
+    store = PatchStore.empty()
+    for i, z in enumerate([12.0, 13.0, 14.0, 15.0, 16.0, 17.0, 20.0]):
+        cam = camera(at=(0.0, 0.0, z))
+        h, w = GRID.cells
+        uv = pixel_centers(w, h, stride=GRID.stride, dtype=torch.float64).reshape(1, -1, 2)
+        ray = unproject(uv, torch.ones(1, h * w, dtype=torch.float64), cam.Ks)[0]
+        depth = ((torch.where(ray > 0, far, near) - cam.centers[0]) / ray).amin(-1).reshape(h, w)
+        store = store.insert(keyframe(depth.float(), cam, frame=i))
+    view = camera(at=(0.0, 0.0, 20.5))
+    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
+    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    seen = torch.from_numpy(points.seen(list(range(len(store))))[0])
+    expected = pool_reference(store, view, GRID, config)
+    assert float((seen == expected).double().mean()) >= 0.999
+    assert float(seen[-1].double().mean()) > 0.7  # nothing at all if patches hid what is behind their centres

@@ -300,7 +300,9 @@ _AT_ONCE = 128
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
 def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order, other, tables, zbuf):
-    """Nearest patch depth per token: `zbuf [m*n]`, which starts at infinity; `eye` as in `_place`.
+    """Nearest far side of a patch per token: `zbuf [m*n]`, which starts at infinity; `eye` as in `_place`.
+
+    The far side, since a coarse patch of a wall at a slant reaches that deep, and must not hide what shows the wall better.
 
     Near blocks come first (`order`); one that lies behind what each of its tokens has is skipped. The `other` z-buffer
     is one that another thread fills meanwhile, or the same: whatever of it is seen lets blocks be skipped that the
@@ -327,7 +329,7 @@ def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order
                 else:
                     _place(last_centers, last_radii, start - end, size, eye, m, n, depth, fronts, box)
                 for a in range(LANES):
-                    z = depth[a]
+                    z = depth[a] + (depth[a] - fronts[a])
                     for i in range(box[a], box[LANES + a]):
                         for token in range(i * n + box[2 * LANES + a], i * n + box[3 * LANES + a]):
                             if z < zbuf[token]:

@@ -330,7 +330,10 @@ def in_frustum(sphere: Float[Tensor, "4"], view: Cameras, near: float) -> bool:
 def pool_reference(
     store: PatchStore, view: Cameras, grid: TokenGrid, config: RetrievalConfig, groups: list[int] | None = None
 ) -> Bool[Tensor, "g q"]:
-    """What each group (default: all) shows of each token, on one point per patch, by testing all pairs; float64."""
+    """What each group (default: all) shows of each token, on one point per patch, by testing all pairs; float64.
+
+    A patch hides what lies behind its far side, and is seen where its near side is not hidden.
+    """
     view = view.to(dtype=torch.float64)
     near, s = config.near * store.scale, grid.token_stride
     tokens = grid.token_centers(torch.float64).reshape(-1, 2)
@@ -346,8 +349,9 @@ def pool_reference(
     groups = list(range(len(store))) if groups is None else groups
     zbuf = torch.full((len(tokens),), math.inf, dtype=torch.float64)
     for g in groups:
-        hits, z, _ = landing(g)
-        zbuf = torch.minimum(zbuf, torch.where(hits, z, math.inf).amin(0)) if len(z) else zbuf
+        hits, z, front = landing(g)
+        far = z + (z - front)
+        zbuf = torch.minimum(zbuf, torch.where(hits, far, math.inf).amin(0)) if len(z) else zbuf
     seen = []
     for g in groups:
         hits, _, front = landing(g)
