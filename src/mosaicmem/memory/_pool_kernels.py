@@ -302,7 +302,7 @@ _AT_ONCE = 128
 def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order, other, tables, zbuf):
     """Nearest far side of a patch per token: `zbuf [m*n]`, which starts at infinity; `eye` as in `_place`.
 
-    The far side, since a coarse patch of a wall at a slant reaches that deep, and must not hide what shows the wall better.
+    The far side, since a coarse patch of a wall at a slant reaches that deep; it must not hide who shows it better.
 
     Near blocks come first (`order`); one that lies behind what each of its tokens has is skipped. The `other` z-buffer
     is one that another thread fills meanwhile, or the same: whatever of it is seen lets blocks be skipped that the
