@@ -184,7 +184,8 @@ def plain_shows(points: PatchPoints, groups: list[int]) -> tuple[np.ndarray, np.
 def measure(size: int, repeats: int, clock: Clock) -> dict[str, float]:
     """One row of the table."""
     store, length, inserts = build(size, clock)
-    views, walk = hall_cameras(7, length), window_cameras(length)
+    hall, walk = hall_cameras(7, length), window_cameras(length)
+    views = [hall[i] for i in range(len(hall))]  # to take one out of several is not retrieval
     retrieve(store, views[0], GRID)
     times, mosaics = [], []
     for _ in range(repeats):
@@ -194,7 +195,8 @@ def measure(size: int, repeats: int, clock: Clock) -> dict[str, float]:
             times.append(clock(lambda i=i, answer=answer: answer.append(retrieve(store, views[i], GRID))))
             mosaics += answer
     singles = [
-        statistics.median(clock(lambda i=i: retrieve(store, walk[i], GRID)) for _ in range(2)) for i in (0, 10, 20)
+        statistics.median(clock(lambda view=view: retrieve(store, view, GRID)) for _ in range(2))
+        for view in (walk[0], walk[10], walk[20])
     ]
     window = statistics.median(clock(lambda: retrieve(store, walk, GRID)) for _ in range(2))
     centers = store.centers.numpy()

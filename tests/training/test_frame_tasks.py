@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from tests.training.clips import WALL, make_clip
 from torch import nn
 
+from mosaicmem.errors import ConfigError
 from mosaicmem.models.depth_net import DepthNetConfig
 from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
 from mosaicmem.training.cache import ClipCache, write_clip
@@ -158,3 +161,16 @@ def test_pictures_are_sheets(clips, make):
     config = task.config()
     assert config["task"] == task.name and config["settings"]["batch"] == 4
     assert config["data"] == {"clips": 2, "first": "0", "last": "1"}
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [(VAETaskConfig, {"batch": 0, "crop": 12, "edges": -1.0, "shift": -1.0, "noise": math.nan, "seed": -1}),
+     (DepthTaskConfig, {"batch": 0, "worn": 1.1, "seed": -1})],
+)  # fmt: skip
+def test_impossible_settings_are_refused_by_name_and_all_at_once(config, wrong):
+    for name, value in wrong.items():
+        with pytest.raises(ConfigError, match=rf"^{name} = {value}: expected[^;]*$"):
+            config(**{name: value})
+    with pytest.raises(ConfigError, match=".*".join(f"{name} = " for name in wrong)):
+        config(**wrong)

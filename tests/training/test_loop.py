@@ -168,10 +168,24 @@ def test_the_rate_rises_and_falls_as_it_says():
     assert late.rate(1000) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"decay": 0.0}, {"ema": 1.0}, {"lr": 0.0}])
-def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ConfigError):
-        TrainConfig(**wrong)
+OUTSIDE = {
+    **dict.fromkeys(("steps", "evaluate_every", "log_every"), (0, -1)),
+    **dict.fromkeys(("warmup", "seed"), (-1,)),
+    **dict.fromkeys(("weight_decay", "checkpoint_minutes", "minutes"), (-0.1, math.nan)),
+    **dict.fromkeys(("lr", "clip"), (0.0, -0.1, math.nan)),
+    "decay": (0.0, 1.1, math.nan),
+    "ema": (-0.1, 1.0, math.nan),
+}
+ENDS = {"steps": 1, "evaluate_every": 1, "log_every": 1, "warmup": 0, "minutes": 0.0, "decay": 1.0, "ema": 0.0}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_impossible_settings_are_refused_by_name(name):
+    for value in OUTSIDE[name]:
+        with pytest.raises(ConfigError, match=rf"\b{name} = {value}: expected"):
+            TrainConfig(**{name: value})
+    if name in ENDS:  # control: the ends are inside
+        assert getattr(TrainConfig(**{name: ENDS[name]}), name) == ENDS[name]
 
 
 def test_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):

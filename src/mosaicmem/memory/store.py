@@ -207,7 +207,10 @@ class PatchStore:
     @property
     def num_blocks(self) -> int:
         """Blocks: runs of at most `BLOCK`^2 patches that are neighbours in their keyframe."""
-        return int(self._arena.columns["block_offsets"][self.num_groups])
+        arena = self._arena
+        if self.num_groups == len(arena.groups):  # a number out of a tensor takes longer than all else here
+            return arena.num_blocks
+        return int(arena.columns["block_offsets"][self.num_groups])
 
     @property
     def block_offsets(self) -> Int[Tensor, "groups_and_end"]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mosaicmem._shapes import Float, Tensor, UInt8
+from mosaicmem.errors import refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.models.depth_net import DepthNet, DepthNetConfig
 from mosaicmem.training.cache import STEP, Clip, ClipCache
@@ -30,6 +31,13 @@ class DepthTaskConfig:
     batch: int = 16
     worn: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        refuse(
+            (self.batch < 1, f"batch = {self.batch}: expected 1 or more"),
+            (not 0 <= self.worn <= 1, f"worn = {self.worn}: expected 0 to 1"),
+            (self.seed < 0, f"seed = {self.seed}: expected 0 or more"),
+        )
 
 
 class DepthTask:

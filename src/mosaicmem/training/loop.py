@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mosaicmem.errors import ConfigError, MosaicMemError
+from mosaicmem.errors import ConfigError, MosaicMemError, refuse
 from mosaicmem.io.files import write_image
 from mosaicmem.training.checkpoint import load_checkpoint, provenance, save_checkpoint
 from mosaicmem.training.curves import draw_curves
@@ -78,10 +78,15 @@ class TrainConfig:
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.decay <= 1 or not 0 <= self.ema < 1 or self.lr <= 0:
-            raise ConfigError(
-                f"steps = {self.steps}, decay = {self.decay}, ema = {self.ema}, lr = {self.lr}: out of range"
-            )
+        least = {"steps": 1, "evaluate_every": 1, "log_every": 1, "warmup": 0, "seed": 0, "weight_decay": 0}
+        least |= {"checkpoint_minutes": 0} | ({} if self.minutes is None else {"minutes": 0})
+        told = {name: getattr(self, name) for name in (*least, "lr", "clip")}
+        refuse(
+            *((not told[name] >= low, f"{name} = {told[name]}: expected {low} or more") for name, low in least.items()),
+            *((not told[name] > 0, f"{name} = {told[name]}: expected above 0") for name in ("lr", "clip")),
+            (not 0 < self.decay <= 1, f"decay = {self.decay}: expected above 0, up to 1"),
+            (not 0 <= self.ema < 1, f"ema = {self.ema}: expected 0 up to, not including, 1"),
+        )
         if self.precision not in ("float32", "bfloat16", "auto"):
             raise ConfigError(f"precision = {self.precision!r}; expected float32, bfloat16 or auto")
         if self.optimizer not in ("adamw", "muon"):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mosaicmem._shapes import Float, Tensor, UInt8
+from mosaicmem.errors import refuse
 from mosaicmem.models.video_vae import Coder, VideoVAE, VideoVAEConfig
 from mosaicmem.training.cache import Clip, ClipCache
 
@@ -36,6 +37,14 @@ class VAETaskConfig:
     shift: float = 0.25
     noise: float = 0.03
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        cell, told = VideoVAEConfig.stride, {k: getattr(self, k) for k in ("edges", "shift", "noise", "seed")}
+        refuse(
+            (self.batch < 1, f"batch = {self.batch}: expected 1 or more"),
+            (self.crop < 1 or self.crop % cell > 0, f"crop = {self.crop}: expected a multiple of {cell} pixels"),
+            *((not told[name] >= 0, f"{name} = {told[name]}: expected 0 or more") for name in told),
+        )
 
 
 class VAETask:
