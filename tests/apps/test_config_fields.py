@@ -25,7 +25,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
     "lifting.edge_ratio": (REMEMBER, 1.2, ()),
     "lifting.edge_spacing": (REMEMBER, 3, ("lifting.edge_ratio=1.2",)),
     "retrieval.max_sources": (RECALL, 1, ()),
-    "retrieval.pool": (RECALL, 1, ("retrieval.max_sources=1",)),
+    "retrieval.pool": (RECALL, 2, ("retrieval.max_sources=2",)),
     "retrieval.max_tokens": (RECALL, 3, ()),
     "retrieval.gain_min": (RECALL, 0.5, ()),
     "retrieval.near": (RECALL, 0.9, ()),
