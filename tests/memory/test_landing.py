@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.memory.scenes import F64, camera, keyframe, random_room_cameras, room_depth
+from tests.memory.scenes import F64, GRID, camera, keyframe, random_room_cameras, room_depth
 from tests.memory.test_reference import random_store
 from tests.memory.test_windows import assert_same
 
@@ -88,3 +88,19 @@ def test_how_well_a_cell_is_shown_is_the_formula(seed: int) -> None:
         expected = 0.5 + 0.5 / ((1 + angle / theta) * np.maximum(rho, 1))
         expected = np.where(zmin < np.inf, expected, 0)
         np.testing.assert_allclose(quality.reshape(h, w), expected, rtol=2e-6, atol=2e-6)
+
+
+def test_of_cells_that_land_equally_close_the_first_in_row_order_is_hit() -> None:
+    """Seen from twice as far, two by two cells of a wall share one of the view, each a quarter off its centre."""
+    source, view = camera(f=128.0), camera(f=128.0, at=(0, 0, -4.0))
+    group = PatchStore.empty().insert(keyframe(4.0, source)).group(0)
+    planes, (h, w) = surfaces._compute(group), GRID.cells
+    maps = surfaces.PixelMaps.between(
+        group.world_from_cam[None].numpy(), source.Ks.numpy(), view.viewmats[0].numpy(), view.Ks[0].numpy()
+    )
+    zmin, depth, rho, block = np.empty((4, h * w), np.float32)
+    hit = np.empty(h * w, np.int32)
+    _landing_kernels.splat_cells(*planes, maps.P[0], 8.0, 0.01, 4.0, 0.1, h, w, zmin, hit, depth, rho, block)
+    i, j = np.indices((h // 2, w // 2))
+    np.testing.assert_array_equal(hit.reshape(h, w)[h // 4 : 3 * h // 4, w // 4 : 3 * w // 4], 2 * i * w + 2 * j)
+    assert (zmin.reshape(h, w)[h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] == 8).all()

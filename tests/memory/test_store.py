@@ -19,9 +19,11 @@ def test_an_old_store_never_changes_when_newer_ones_grow() -> None:
     frames = [keyframe(room_depth(c), c, frame=i) for i, c in enumerate(cameras)]
     old = PatchStore.empty().insert(frames[0]).insert(frames[1])
     centers, groups = old.centers.clone(), old.groups
+    blocks, rows = old.blocks.clone(), old.block_rows.clone()
     left = old.insert(frames[2]).insert(frames[3])
     right = old.insert(frames[4])
     assert torch.equal(old.centers, centers) and old.groups == groups
+    assert torch.equal(old.blocks, blocks) and torch.equal(old.block_rows, rows) and old.num_blocks == len(blocks)
     assert [g.keyframe.frame for g in left] == [0, 1, 2, 3]
     assert [g.keyframe.frame for g in right] == [0, 1, 4]
     apart = PatchStore.empty().insert(frames[0]).insert(frames[1]).insert(frames[4])

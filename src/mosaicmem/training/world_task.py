@@ -273,7 +273,7 @@ class WorldTask:
         for _ in range(many):
             clip = read_latents(paths[int(rng.integers(len(paths)))])
             found.append((clip, _window_start(clip, self.settings.latents, rng, self.settings.event, first)))
-        return max(found, key=lambda drawn: _movement(*drawn, self.settings.latents)) if many > 1 else found[0]
+        return max(found, key=lambda drawn: _movement(*drawn, self.settings.latents))
 
     def _window(
         self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator,
