@@ -11,7 +11,9 @@ one thread, and where the library would share a step among cores, its tasks are 
 The yardstick printed beside each time is one pass over all centres in the same run. Both are repeated, so caches hold
 what they saw last; `--cold` sweeps them before every call, as a model does that runs between two retrievals.
 `agreement` is the share of tokens that have the same owner when the candidates are thinned by plain passes over all
-patches, without blocks.
+patches, without blocks; `window_agreement` the same of a window whose views are asked one by one, each of the groups
+that the law of windows names for it. `window_changes` is the share of tokens, shown in two neighbouring views, that
+change their owner from one to the other.
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import itertools
 
 import numpy as np
 import torch
@@ -44,9 +48,10 @@ from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.io.world import WorldFile
-from mosaicmem.memory import Keyframe, Mosaic, PatchStore, retrieve
-from mosaicmem.memory.pool import PatchPoints
+from mosaicmem.memory import Keyframe, Mosaic, PatchStore, RetrievalConfig, _choice_kernels, retrieve
+from mosaicmem.memory.pool import PatchPoints, candidates
 from mosaicmem.memory.reference import retrieve_reference
+from mosaicmem.memory.window_reference import key_views
 
 GRID = TokenGrid(832, 480, stride=8, patch=2)
 CHANNELS = 16
@@ -181,6 +186,53 @@ def plain_shows(points: PatchPoints, groups: list[int]) -> tuple[np.ndarray, np.
     return np.packbits(seen, axis=1, bitorder="little").view(np.uint64), landed
 
 
+def plain_window(store: PatchStore, views: Cameras) -> Mosaic:
+    """The law of windows again, view by view: see `mosaicmem.memory.window_reference`."""
+    config, cells = RetrievalConfig(), math.prod(GRID.cells)
+    shown, meet = 0, 0  # cells of the last answer, and groups that met its frustum
+    in_sight, cover = candidates, _choice_kernels.greedy_cover
+
+    def ask(i: int, among: set[int] | None = None) -> tuple[Mosaic, set[int], int]:
+        """The answer, the groups that show much of it, and how many cells are shown."""
+
+        def named(*arguments: Any) -> np.ndarray:
+            nonlocal meet
+            groups = in_sight(*arguments)
+            meet = len(groups)
+            return groups if among is None or meet <= config.pool else groups[np.isin(groups, sorted(among))]
+
+        def counted(quality: np.ndarray, *arguments: Any) -> np.ndarray:
+            nonlocal shown
+            picks = cover(quality, *arguments)
+            shown = int((quality[picks] > 0).any(0).sum())
+            return picks
+
+        with (
+            mock.patch("mosaicmem.memory.views.candidates", named),
+            mock.patch.object(_choice_kernels, "greedy_cover", counted),
+        ):
+            mosaic = retrieve(store, views[i], GRID, config)
+            if among is not None and meet > config.pool:
+                mosaic = retrieve(store, views[i], GRID, replace(config, gain_min=0.005))
+        return mosaic, {g for g in mosaic.picked[0] if mosaic.gains[0, g] >= 0.01 * cells}, shown
+
+    keys = key_views(views, store.scale, config.key_step)
+    answers = {key: ask(key) for key in keys}
+    for before, after in itertools.pairwise(keys):
+        ends = answers[before], answers[after]
+        for i in range(before + 1, after):
+            answers[i] = ask(i, ends[0][1] | ends[1][1])
+            if answers[i][2] < min(ends[0][2], ends[1][2]) - 0.02 * cells:
+                answers[i] = ask(i)
+    return Mosaic.cat([answers[i][0] for i in range(len(views))])
+
+
+def changes(window: Mosaic) -> float:
+    """How often a token that two neighbouring views show has another owner in the second."""
+    both = window.covered[1:] & window.covered[:-1]
+    return float((window.owner[1:] != window.owner[:-1])[both].double().mean())
+
+
 def measure(size: int, repeats: int, clock: Clock) -> dict[str, float]:
     """One row of the table."""
     store, length, inserts = build(size, clock)
@@ -194,16 +246,17 @@ def measure(size: int, repeats: int, clock: Clock) -> dict[str, float]:
             answer: list[Mosaic] = []
             times.append(clock(lambda i=i, answer=answer: answer.append(retrieve(store, views[i], GRID))))
             mosaics += answer
-    singles = [
-        statistics.median(clock(lambda view=view: retrieve(store, view, GRID)) for _ in range(2))
-        for view in (walk[0], walk[10], walk[20])
-    ]
-    window = statistics.median(clock(lambda: retrieve(store, walk, GRID)) for _ in range(2))
+    windows, singles = [], []
+    for _ in range(repeats):  # in turn, so that both see the same neighbours
+        windows.append(clock(lambda: retrieve(store, walk, GRID)))
+        singles += [clock(lambda view=view: retrieve(store, view, GRID)) for view in (walk[0], walk[10], walk[20])]
+    window, alone = retrieve(store, walk, GRID), retrieve(store, walk, GRID, RetrievalConfig(key_step=0))
     centers = store.centers.numpy()
     reads = [clock(lambda: float(np.add.reduce(centers, axis=None))) for _ in range(4 * repeats)]
     retrieve_ms, read_ms = statistics.median(times), statistics.median(reads)
     with mock.patch.object(PatchPoints, "shows", plain_shows):
         plain = [retrieve(store, views[i], GRID) for i in (1, 4)]
+        plain_walk = plain_window(store, walk)
     same = [float((a.owner == mosaics[i].owner).double().mean()) for a, i in zip(plain, (1, 4), strict=True)]
     return {
         "patches": store.num_patches,
@@ -212,8 +265,13 @@ def measure(size: int, repeats: int, clock: Clock) -> dict[str, float]:
         "retrieve_ms": retrieve_ms,
         "read_centres_ms": read_ms,
         "retrieve_over_read": retrieve_ms / read_ms,
-        "window_ms": window,
-        "window_over_view": window / statistics.mean(singles),
+        "window_ms": statistics.median(windows),
+        "window_over_view": statistics.median(windows) / statistics.median(singles),
+        "window_coverage": float(window.coverage.mean()),
+        "window_coverage_one_by_one": float(alone.coverage.mean()),
+        "window_changes": changes(window),
+        "window_changes_one_by_one": changes(alone),
+        "window_agreement": float((plain_walk.owner == window.owner).double().mean()),
         "coverage": statistics.mean(float(mosaic.coverage[0]) for mosaic in mosaics),
         "agreement": min(same),
         "coverage_difference": max(

@@ -70,6 +70,7 @@ ELSEWHERE = {
     "threads",  # below
     "retrieval.prefer",  # below: only exact ties ask for it
     "retrieval.generated",  # short walks guess nothing that was seen as well: varied in the laws of retrieval
+    "retrieval.key_step",  # matters to windows in a crowded memory: tests/memory/test_windows.py
     "generation.consistent",  # needs a depth that contradicts the first frame: tests/generation/test_trained.py
     "lifting.confidence_percentile",  # recordings carry no confidence; varied in the tests of lifting
 }

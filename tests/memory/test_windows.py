@@ -1,4 +1,4 @@
-"""A window is its views, one by one; what views and calls share changes no bit. What the store keeps for it is true."""
+"""What the views of one call share: the laws of a window, its slow twin, and what is kept between calls."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras
+from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras, room_depth, turned
 from tests.memory.test_reference import random_store
 
-from mosaicmem.memory import Mosaic, PatchStore, RetrievalConfig, retrieve, surfaces
+from mosaicmem.geometry.cameras import Cameras, look_at
+from mosaicmem.memory import Mosaic, PatchStore, Reason, RetrievalConfig, retrieve, surfaces, windows
+from mosaicmem.memory.window_reference import apart, key_views, retrieve_window_reference
+from mosaicmem.memory.windows import Plan, plan
 
 
 def assert_same(a: Mosaic, b: Mosaic) -> None:
@@ -35,13 +38,45 @@ CONFIGS = st.builds(
 )
 
 
+def walk(length: int, seed: int, distance: float = 0.4, turn: float = 0.2, astray: float = 0.0) -> Cameras:
+    """A walk through the room of `room_depth`, so many metres and radians from end to end; each view `astray`."""
+    t, g = torch.linspace(0, 1, length, dtype=torch.float64)[:, None], torch.Generator().manual_seed(seed)
+    start, way = torch.rand(2, 1, 3, generator=g, dtype=torch.float64) - 0.5
+    yaw = 6.3 * torch.rand(1, generator=g, dtype=torch.float64) + turn * t
+    aside = astray * torch.randn(length, 4, generator=g, dtype=torch.float64)
+    eye = 2 * start + distance * t * way + aside[:, :3] * torch.tensor([1.0, 0.3, 1.0])
+    yaw = yaw + aside[:, 3:]
+    view = look_at(eye, eye + torch.cat([yaw.sin(), 0 * yaw, yaw.cos()], -1), torch.tensor([[0.0, -1, 0]]).double())
+    return Cameras(view, camera().Ks.expand(length, 3, 3).clone(), GRID.width, GRID.height)
+
+
+def crowd(n: int, seed: int) -> PatchStore:
+    """What was seen `n` times from about a walk through the room, with holes: more than fits a small pool."""
+    store, g = PatchStore.empty(), torch.Generator().manual_seed(seed)
+    for i, cam in enumerate(walk(n, seed, astray=0.3)):
+        depth = room_depth(cam).float()
+        store = store.insert(keyframe(depth, cam, frame=i, valid=torch.rand(depth.shape, generator=g) > 0.2))
+    return store
+
+
+def one_by_one(store: PatchStore, views: Cameras, config: RetrievalConfig) -> list[Mosaic]:
+    return [retrieve(store, views[i], GRID, config) for i in range(len(views))]
+
+
+def planned(views: Cameras, unit: float, step: float) -> Plan:
+    return plan(views.viewmats.numpy(), views.Ks.numpy(), (views.width, views.height), unit, step)
+
+
+SMALL = RetrievalConfig(max_sources=2, pool=3)
+
+
 @settings(max_examples=20)
 @given(st.integers(1, 9), st.integers(0, 10_000), st.integers(1, 4), CONFIGS, st.sampled_from([None, 3.5]))
-def test_a_window_is_its_views_one_by_one(
+def test_views_apart_are_answered_one_by_one(
     n: int, seed: int, length: int, config: RetrievalConfig, at: float | None
 ) -> None:
     """Worlds with holes, masks, guesses, ends in time and a group that an edit moved and scaled."""
-    store = random_store(n, seed, times=True, guessed=True)
+    store, config = random_store(n, seed, times=True, guessed=True), replace(config, key_step=0.0)
     views = random_room_cameras(length, seed + 1)
     window = retrieve(store, views, GRID, config, at=at, context=[2])
     order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -49,6 +84,173 @@ def test_a_window_is_its_views_one_by_one(
     alone = {i: retrieve(store, views[i], GRID, config, at=at, context=[2]) for i in order}
     for i in range(length):
         assert_same(window[i], alone[i])
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 9), st.integers(0, 10_000), st.integers(1, 7), st.sampled_from([None, 3.5]))
+def test_where_memory_in_sight_fits_the_pool_a_window_is_its_views(
+    n: int, seed: int, length: int, at: float | None
+) -> None:
+    store, views, config = random_store(n, seed, times=True), walk(length, seed), RetrievalConfig(pool=9)
+    window = retrieve(store, views, GRID, config, at=at)
+    for i in range(length):
+        assert_same(window[i], retrieve(store, views[i], GRID, config, at=at))
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_the_same_camera_again_is_the_same_answer_again(seed: int, length: int) -> None:
+    """All alike: the single view, repeated. Some alike: what is said of them is said of the first."""
+    store, views = crowd(12, seed), walk(5, seed)
+    alone = retrieve(store, views[2], GRID, SMALL)
+    still = retrieve(store, views[[2] * length], GRID, SMALL)
+    for i in range(length):
+        assert_same(still[i], alone)
+    there, and_back = retrieve(store, views, GRID, SMALL), retrieve(store, views[[0, 1, 1, 2, 3, 4, 3, 2]], GRID, SMALL)
+    for i, at in enumerate([0, 1, 1, 2, 3, 4, 3, 2]):
+        assert_same(and_back[i], there[at])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_window_is_what_its_slow_twin_says(seed: int) -> None:
+    store, views = crowd(12, seed), walk(6, seed)
+    fast, slow = retrieve(store, views, GRID, SMALL), retrieve_window_reference(store, views, GRID, SMALL)
+    for i, twin in enumerate(slow):
+        assert list(fast.picked[i]) == twin.picked
+        assert float((fast.owner[i] == twin.owner).double().mean()) >= 0.999
+        assert float((fast.source[i] == twin.source).double().mean()) >= 0.999
+        assert torch.equal(fast.covered[i], twin.covered)
+
+
+def test_the_slow_twin_of_another_law_disagrees() -> None:
+    """Negative control: views one by one are another answer, and so is another step between key views."""
+    differ = {"alone": 0, "step": 0}
+    for seed in range(6):
+        store, views = crowd(12, seed), walk(6, seed)
+        window = retrieve(store, views, GRID, SMALL).owner
+        alone = torch.cat([x.owner for x in one_by_one(store, views, SMALL)])
+        stepped = retrieve(store, views, GRID, replace(SMALL, key_step=0.15)).owner
+        differ["alone"] += not torch.equal(window, alone)
+        differ["step"] += not torch.equal(window, stepped)
+    assert differ["alone"] >= 3 and differ["step"] >= 2
+
+
+@pytest.mark.parametrize("seed", [3, 4, 6, 7])
+def test_key_views_are_answered_as_if_alone_and_others_read_what_these_show(seed: int) -> None:
+    store, views = crowd(12, seed), walk(8, seed)
+    window, alone = retrieve(store, views, GRID, SMALL), one_by_one(store, views, SMALL)
+    found, between = planned(views, store.scale, SMALL.key_step), 0
+    for i in range(len(views)):
+        before, after = int(found.before[i]), int(found.after[i])
+        if before == i:
+            assert_same(window[i], alone[i])
+        if window.picked[i] == alone[i].picked[0]:
+            continue
+        between += 1
+        assert set(window.picked[i]) <= set(window.picked[before]) | set(window.picked[after])
+        assert Reason.kept in window.decisions[i] and not bool((window.decisions[i] == Reason.context).any())
+    assert between
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_view_that_shows_less_than_its_key_views_is_answered_as_if_alone(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no view shows enough, all are answered one by one, reasons and gains included."""
+    store, views = crowd(12, seed), walk(6, seed)
+    monkeypatch.setattr(windows, "LEAST", -1.0)
+    window = retrieve(store, views, GRID, SMALL)
+    for i, alone in enumerate(one_by_one(store, views, SMALL)):
+        assert_same(window[i], alone)
+
+
+def test_what_only_a_view_between_sees_is_found() -> None:
+    """A glance aside between two looks ahead: who looked aside is asked, though no key view shows them."""
+    store = PatchStore.empty()
+    for i, yaw in enumerate((0.0, 0.17)):
+        store = store.insert(keyframe(4.0, turned(yaw), frame=i))
+    config = RetrievalConfig(max_sources=1, pool=1)
+    for yaw, asked in ((0.17, 1), (0.002, 0)):
+        views = Cameras.cat([turned(0.0), turned(yaw), turned(0.001)])
+        assert planned(views, store.scale, config.key_step).before.tolist() == [0, 0, 2]
+        window = retrieve(store, views, GRID, config)
+        assert window.picked == ((0,), (asked,), (0,))
+        assert float(window.coverage[1]) > 0.97
+        assert_same(window[1], retrieve(store, views[1], GRID, config))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 9), st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 0.25, 1.0]), st.floats(0.5, 8.0))
+def test_key_views_are_those_of_the_twin(length: int, seed: int, step: float, unit: float) -> None:
+    """Walks that stand still now and then, and turn away at once."""
+    random = torch.Generator().manual_seed(seed)
+    pick = torch.randint(0, 12, (length,), generator=random).sort().values.tolist()
+    views = Cameras.cat([walk(12, seed), random_room_cameras(3, seed)])[[*pick, *range(12, 15)]]
+    found, keys = planned(views, unit, step), []
+    for i in range(len(views)):
+        first = next(j for j in range(i + 1) if torch.equal(views.viewmats[j], views.viewmats[i]))
+        assert found.same[i] == first
+        keys += [i] if first == i else []
+    expected = [keys[o] for o in key_views(views[keys], unit, step)]
+    assert [i for i in keys if found.before[i] == i] == expected
+    for i in range(len(views)):
+        at = int(found.same[i])
+        assert found.before[i] == max(k for k in expected if k <= at)
+        assert found.after[i] == min(k for k in expected if k >= at)
+    assert sorted(found.order) == keys and set(found.keys) <= set(expected)
+
+
+def test_how_far_apart_views_are() -> None:
+    """Closed form: a step aside by `b` moves a point at depth `D` by `f b / D`, of 128 pixels; behind is infinite."""
+    here, aside, ahead = camera(), camera(at=(0.2, 0, 0)), camera(at=(0, 0, 5.0))
+    assert apart(here, aside, 4.0) == pytest.approx(100 * 0.2 / 4 / 128)
+    assert apart(here, ahead, 4.0) == float("inf")
+    for step, key in ((0.04, True), (0.038, False)):
+        views = Cameras.cat([here, aside, camera(at=(0.1, 0, 0))])
+        assert (planned(views, 4.0, step).before[1] == 0) == key
+    assert planned(Cameras.cat([here, ahead, aside]), 4.0, 1e9).before.tolist() == [0, 1, 2]
+
+
+def test_threads_change_nothing_in_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, views, threads = crowd(12, 3), walk(9, 3), torch.get_num_threads()
+    expected = retrieve(store, views, GRID, SMALL)
+    for name in ("pool", "views"):
+        monkeypatch.setattr(f"mosaicmem.memory.{name}.WORTH_A_THREAD", 0)
+    try:
+        for count in (2, 3, 5):
+            torch.set_num_threads(count)
+            for _ in range(3):
+                assert_same(retrieve(store, views, GRID, SMALL), expected)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_error_in_a_key_view_reaches_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on threads, where other views wait for it."""
+    from mosaicmem.memory import views as module
+
+    store, cameras, threads = crowd(12, 3), walk(9, 3), torch.get_num_threads()
+    monkeypatch.setattr(module, "WORTH_A_THREAD", 0)
+    monkeypatch.setattr(module, "thin", lambda *args: 1 / 0)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with pytest.raises(ZeroDivisionError):
+                retrieve(store, cameras, GRID, SMALL)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_window_covers_as_much_as_its_views_one_by_one() -> None:
+    """In a room seen from 40 places, with a pool that they do not fit into; and sources change less often."""
+    more, changes = [], []
+    for seed in range(3):
+        store, views, config = crowd(40, seed), walk(12, seed), RetrievalConfig(max_sources=4, pool=8)
+        window, alone = retrieve(store, views, GRID, config), Mosaic.cat(one_by_one(store, views, config))
+        more.append(float((window.coverage - alone.coverage).mean()))
+        changes.append([float((x.owner[1:] != x.owner[:-1]).double().mean()) for x in (window, alone)])
+    assert min(more) > -0.01
+    assert sum(a for a, _ in changes) < 0.8 * sum(b for _, b in changes)
 
 
 def test_an_edit_is_seen_by_the_next_call() -> None:

@@ -20,7 +20,7 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains, left, t
     whose gains are all at least `gain_min` and positive.
     """
     count, size = quality.shape
-    best_shown, nothing = np.zeros(size, quality.dtype), quality.dtype.type(0)
+    best_shown, nothing = np.zeros(size, np.float32), np.float32(0)
     bound = np.full(count, np.inf)
     chosen = np.empty(min(limit, count), np.int64)
     num = 0
@@ -160,14 +160,70 @@ def _drop_hidden(i, refined, block, picks, tau, away, center, moved, focal, prin
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _rank(votes, rank):
-    """Positions from the most `votes [k]` to the fewest, ties in order."""
-    for k in range(len(votes)):
-        place = k
-        while place > 0 and votes[rank[place - 1]] < votes[k]:
-            rank[place] = rank[place - 1]
-            place -= 1
-        rank[place] = k
+def _vote(refined, quality, weight, columns, able):
+    """Add to `columns [w]` what a group's cells of one row count, 1D: how well it shows each, if it is read there; and
+    to `able [w]` how many groups are."""
+    infinite = np.inf
+    for j in range(len(refined)):
+        value, read = weight * (2 * np.float64(quality[j]) - 1), refined[j] < infinite
+        columns[j] += value if read else 0.0
+        able[j] += np.int32(read)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _rank(columns, patch, votes, best):
+    """`votes [k n]`: the sums of `columns [k w]` over each token; `best [n]`: who has most, the earlier on ties."""
+    best[:] = 0
+    for k in range(len(columns)):
+        for tj in range(len(best)):
+            total = 0.0
+            for j in range(tj * patch, (tj + 1) * patch):
+                total += columns[k, j]
+            votes[k, tj] = total
+            if total > votes[best[tj], tj]:
+                best[tj] = k
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _next(votes, tj, k):
+    """Who comes after `k` by their votes for token `tj`, ties in order; there must be one."""
+    after = -1
+    for o in range(len(votes)):
+        later = votes[o, tj] < votes[k, tj] or (votes[o, tj] == votes[k, tj] and o > k)
+        if later and (after < 0 or votes[o, tj] > votes[after, tj]):
+            after = o
+    return after
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _serve(refined, uv, source_z, groups, patch, min_cells, top, first, able, votes, best, owner, source, covered,
+           out_uv, out_z, out_depth):  # fmt: skip
+    """The last of `assign_owners`: of the tokens whose first row is `top` of `refined`, with `able [patch w]` groups
+    for each cell."""
+    _, rows, w = refined.shape
+    deep, place, behind = refined.reshape(-1), uv.reshape(-1), source_z.reshape(-1)
+    to, to_place, to_behind, to_deep = source.reshape(-1), out_uv.reshape(-1), out_z.reshape(-1), out_depth.reshape(-1)
+    ti, one = (first + top) // patch, np.uint64(1)  # without a sign: an index that may count from the end is slow
+    for tj in range(len(best)):
+        served = 0
+        for a in range(patch):
+            for j in range(tj * patch, (tj + 1) * patch):
+                if able[a, j] == 0:
+                    continue
+                k, cell = best[tj], (top + a) * w + j
+                at = np.uint64(k * rows * w + cell)
+                while not deep[at] < np.inf:
+                    k = _next(votes, tj, k)
+                    at = np.uint64(k * rows * w + cell)
+                out = np.uint64(first * w + cell)
+                to[out], to_behind[out], to_deep[out] = groups[k], behind[at], deep[at]
+                to_place[out + out], to_place[out + out + one] = place[at + at], place[at + at + one]
+                served += 1
+        if served >= min_cells:
+            owner[ti, tj], covered[ti, tj] = groups[best[tj]], True
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -207,36 +263,19 @@ def assign_owners(
     `owner [m n]` and `source [h w]` get `groups [k]` or stay as they are, `out_*` what the chosen group's reading says.
     """
     count, rows, w = refined.shape
-    n, rank, work = w // patch, np.empty(count, np.int64), np.empty((3, w))
+    n, work = w // patch, np.empty((3, w))
+    columns, votes, best = np.empty((count, w)), np.empty((count, n)), np.empty(n, np.int64)
+    able = np.empty((patch, w), np.int32)
     away = (center * center).sum(1)
     for top in range(0, rows, patch):
-        votes = np.zeros((n, count))
+        columns[:], able[:] = 0, 0
         for a in range(top, top + patch):
             i = first + a
             _drop_hidden(
                 i, refined[:, a], block, picks, tau, away, center, moved, focal, principal, stride, slack, work
             )
             for k in range(count):
-                p = picks[k]
-                for tj in range(n):
-                    for j in range(tj * patch, (tj + 1) * patch):
-                        if refined[k, a, j] < np.inf:
-                            votes[tj, k] += weight[k] * (2 * float(quality[p, i, j]) - 1)
-        ti = (first + top) // patch
-        for tj in range(n):
-            _rank(votes[tj], rank)
-            served = 0
-            for a in range(top, top + patch):
-                for j in range(tj * patch, (tj + 1) * patch):
-                    for o in range(count):
-                        k = rank[o]
-                        if refined[k, a, j] < np.inf:
-                            i = first + a
-                            source[i, j] = groups[k]
-                            out_uv[i, j, 0], out_uv[i, j, 1] = uv[k, a, j, 0], uv[k, a, j, 1]
-                            out_z[i, j], out_depth[i, j] = source_z[k, a, j], refined[k, a, j]
-                            served += 1
-                            break
-            if served >= min_cells:
-                owner[ti, tj] = groups[rank[0]]
-                covered[ti, tj] = True
+                _vote(refined[k, a], quality[picks[k], i], weight[k], columns[k], able[a - top])
+        _rank(columns, patch, votes, best)
+        _serve(refined, uv, source_z, groups, patch, min_cells, top, first, able, votes, best, owner, source, covered,
+               out_uv, out_z, out_depth)  # fmt: skip

@@ -50,6 +50,8 @@ class ReferenceView(NamedTuple):
     depth: Float[Tensor, "h w"]
     covered: Bool[Tensor, "m n"]
     picked: list[int]
+    gains: list[float]  # what each of those added
+    shown: int  # cells that they show before they are read back
 
 
 def tangent_planes(depth: Float[Tensor, "h w"], valid: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
@@ -185,10 +187,13 @@ def quality(
     return torch.where(shown, value, torch.zeros_like(value))
 
 
-def pick(qualities: Tensor, weights: list[float], order: list[int], limit: int, gain_min: float) -> list[int]:
-    """R4: greedy facility location, looking at everything anew for every pick."""
+def pick(
+    qualities: Tensor, weights: list[float], order: list[int], limit: int, gain_min: float
+) -> tuple[list[int], list[float]]:
+    """R4: greedy facility location, looking at everything anew for every pick; the picks and what each adds."""
     shown = torch.zeros_like(qualities[0])
     picks: list[int] = []
+    added: list[float] = []
     while len(picks) < limit:
         gains = [float((qualities[k] - shown).clamp(min=0).sum()) for k in range(len(qualities))]
         able = [k for k in order if k not in picks and gains[k] >= gain_min and gains[k] > 0]
@@ -196,8 +201,9 @@ def pick(qualities: Tensor, weights: list[float], order: list[int], limit: int, 
             break
         best = max(able, key=lambda k: gains[k] * weights[k])
         picks.append(best)
+        added.append(gains[best])
         shown = torch.maximum(shown, qualities[best])
-    return picks
+    return picks, added
 
 
 def read(
@@ -249,9 +255,12 @@ def retrieve_reference(
     config: RetrievalConfig | None = None,
     now: float | None = None,
     at: float | None = None,
+    among: list[int] | None = None,
 ) -> ReferenceView:
-    """One view of a store."""
+    """One view of a store; of a window's view between two others, with the groups that show much of these `among` all,
+    if more than a pool is in sight."""
     config = config or RetrievalConfig()
+    gain_min = config.gain_min
     view = view.to(dtype=torch.float64)
     (h, w), (m, n), p = grid.cells, grid.tokens, grid.patch
     near = config.near * store.scale
@@ -268,19 +277,21 @@ def retrieve_reference(
     ]
     ranks = sorted(range(len(store)), key=lambda g: store.group(g).age_key, reverse=config.prefer == "newer")
     pool = [g for g in range(len(store)) if holds(store.group(g), at) and in_frustum(store.spheres[g], view, near)]
-    if len(pool) > config.pool:
+    if len(pool) > config.pool and among is not None:
+        pool, gain_min = [g for g in pool if g in among], max(gain_min, 0.005)
+    elif len(pool) > config.pool:
         seen = pool_reference(store, view, grid, config, pool)
         order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))
         pool = [pool[k] for k in thin_reference(seen, [all_weights[g] for g in pool], order, config.pool)]
     if not pool:
-        return ReferenceView(owner, source, uv, depth, covered, [])
+        return ReferenceView(owner, source, uv, depth, covered, [], [], 0)
     groups, weights = [store.group(g) for g in pool], [all_weights[g] for g in pool]
     order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))
     planes = [tangent_planes(g.keyframe.depth, g.valid) for g in groups]
     landings = [land(g, p, view, grid, config, near) for g, p in zip(groups, planes, strict=True)]
     hiding = hiders(groups, [x.zmin for x in landings], view, config.tau)
     qualities = torch.stack([quality(g, x, hiding, view, grid, config) for g, x in zip(groups, landings, strict=True)])
-    picks = pick(qualities, weights, order, config.max_sources, config.gain_min * h * w)
+    picks, gains = pick(qualities, weights, order, config.max_sources, gain_min * h * w)
     readings = [read(groups[k], planes[k], landings[k], view, grid, config, near) for k in picks]
     blocks, depths = [x.block for x in landings], [torch.where(r.good, r.depth, math.inf) for r in readings]
     hiding = hiders([*groups, *(groups[k] for k in picks)], [*blocks, *depths], view, config.tau)
@@ -306,7 +317,8 @@ def retrieve_reference(
                     uv[i, j], depth[i, j] = readings[best].uv[q], readings[best].depth[q]
             if served >= max(1, math.ceil(config.min_cells * p * p)):
                 covered[ti, tj], owner[ti, tj] = True, pool[picks[rank[0]]]
-    return ReferenceView(owner, source, uv, depth, covered, [pool[k] for k in picks])
+    shown = int((qualities[picks] > 0).any(0).sum())
+    return ReferenceView(owner, source, uv, depth, covered, [pool[k] for k in picks], gains, shown)
 
 
 def holds(group: Group, at: float | None) -> bool:

@@ -3,7 +3,13 @@
 For each view: groups that meet the frustum are thinned to a pool on one point per patch; the pool's cells land in
 the view with their true footprints and a z-buffer (R2, R3); groups are picked greedily by the cells they newly cover
 (R4); each picked group is read back along the view's rays (R5); and every token gets an owner (R6). Numbers in
-brackets are the steps of the method page. One view and many views go through the same code.
+brackets are the steps of the method page.
+
+Several views of one call are a window. Views with the very same camera get the same answer. The first and the last of
+the others, and some between them (`key_step`), are key views: each is answered as if it were alone. A view between two
+key views looks at the groups that add at least a hundredth to one of these, and reads those that add half a hundredth
+to it; if they show less of it than of either key view, by two hundredths, it is answered as if alone. So it is where no
+more groups than `pool` meet its frustum, since all of these are looked at.
 """
 
 from __future__ import annotations
@@ -46,6 +52,8 @@ class RetrievalConfig:
         generated: What a generated group counts in the ranking where an observed one counts 1: a guess about a place
             gives way to a look at it. Never removes a group.
         prefer: Whom exact ties favour: the `older` memory (guards against drift) or the `newer`.
+        key_step: How far the views of a call may move on from a key view, as a share of the image's longer side, and
+            still share its look through the whole memory; 0 for views one by one.
     """
 
     max_sources: int = 8
@@ -64,6 +72,7 @@ class RetrievalConfig:
     half_life: float | None = None
     generated: float = 0.25
     prefer: Literal["older", "newer"] = "older"
+    key_step: float = 0.35
 
     def __post_init__(self) -> None:
         refuse(
@@ -82,6 +91,7 @@ class RetrievalConfig:
             (self.look_past < 0, f"look_past = {self.look_past}: expected at least 0 cells"),
             (self.half_life is not None and self.half_life <= 0, f"half_life = {self.half_life}: above 0, or none"),
             (not 0 < self.generated <= 1, f"generated = {self.generated}: expected above 0, up to 1"),
+            (self.key_step < 0, f"key_step = {self.key_step}: expected at least 0"),
         )
 
 
@@ -99,7 +109,8 @@ def retrieve(
 
     Args:
         store: The memory.
-        cameras: One view each, at the grid's image size.
+        cameras: One view each, at the grid's image size. What views that follow each other closely show is looked for
+            together, see above.
         grid: Token grid of the views; stride and patch must be the memory's.
         at: The time in seconds whose world is asked for: groups remembered by then that held then. Default: the
             present, which is every group that nothing newer has superseded.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.memory import windows
 from mosaicmem.memory._threads import Scratch, for_each, threads
 from mosaicmem.memory.mosaic import Mosaic, Reason
 from mosaicmem.memory.pool import PatchPoints, candidates, thin
@@ -81,16 +83,40 @@ class Call:
         self.weights = np.maximum(self.weights * 0.5 ** (age / self.config.half_life), 1e-9)
 
     def fill(self) -> None:
-        """Answer every view."""
+        """Answer every view: key views of a window first, then those that read from what these found."""
         h, w = self.grid.cells
         work = min(len(self.store), self.config.pool) * h * w  # of a view: of small ones most is Python's own share
+        unit, step = float(self.store.scale), self.config.key_step
+        plan = windows.plan(self.viewmats, self.Ks, (self.grid.width, self.grid.height), unit, step)
+        # whoever takes a view that waits comes after all keys have been taken, by those who wait for nobody
+        found: dict[int, Future[_Found]] = {key: Future() for key in plan.keys}
 
-        def view(i: int) -> None:
-            scratch = _spare.pop() if _spare else Scratch()
-            _View(self, i, scratch).fill()
+        def answer(o: int) -> None:
+            i, scratch = plan.order[o], _spare.pop() if _spare else Scratch()
+            view, before, after = _View(self, i, scratch), int(plan.before[i]), int(plan.after[i])
+            if before != i:
+                view.fill_between(found[before].result(), found[after].result())
+            elif i in found:
+                try:
+                    found[i].set_result(view.fill())
+                except BaseException as error:
+                    found[i].set_exception(error)
+                    raise
+            else:
+                view.fill()
             _spare.append(scratch)
 
-        for_each(view, len(self.cameras), worth=len(self.cameras) > 1 and work >= WORTH_A_THREAD)
+        for_each(answer, len(plan.order), worth=len(plan.order) > 1 and work >= WORTH_A_THREAD)
+        for i in range(len(plan.same) if len(plan.order) < len(plan.same) else 0):
+            self._repeat(i, int(plan.same[i]))
+
+    def _repeat(self, view: int, first: int) -> None:
+        """Give a view the answer of another one."""
+        if first != view:
+            answers = self.owner, self.source, self.covered, self.uv, self.source_z, self.depth
+            for rows in (*answers, self.decisions, self.gains):
+                rows[view] = rows[first]
+            self.picked[view] = self.picked[first]
 
     def order(self, groups: Array) -> Array:
         """Positions in `groups` from whom ties favour most to least."""
@@ -118,20 +144,42 @@ class _View:
 
     def __init__(self, call: Call, index: int, scratch: Scratch) -> None:
         self.call, self.index, self.grid, self.config = call, index, call.grid, call.config
-        self.scratch = scratch
+        self.scratch, self.gain_min = scratch, call.config.gain_min
         self.viewmat, self.K = call.viewmats[index], call.Ks[index]
         self.lens = self.K.diagonal()[:2].copy(), self.K[:2, 2].copy(), float(self.grid.stride)
         self.decisions, self.gains = call.decisions[index], call.gains[index]
 
-    def fill(self) -> None:
-        """Write this view's rows of the call's answer."""
-        pool = self._pool()
+    def fill(self) -> _Found:
+        """Write this view's rows of the call's answer, as if it were the only one."""
+        found = self._answer(self._pool(), 0)
+        assert found is not None
+        return found
+
+    def fill_between(self, before: _Found, after: _Found) -> None:
+        """Write this view's rows of the call's answer; the key views beside it are known."""
+        h, w = self.grid.cells
+        least = min(before.shown, after.shown) - windows.LEAST * h * w
+        pool, thinned = self._pool_between(before, after)
+        self.gain_min = max(self.gain_min, windows.ADDED) if thinned else self.gain_min
+        if self._answer(pool, least if thinned else 0) is None:
+            self.decisions[self.call.shown] = Reason.outside
+            self.gains[:], self.gain_min = 0, self.config.gain_min
+            self.fill()
+
+    def _answer(self, pool: Array, least: float) -> _Found | None:
+        """R2 to R6 with the groups of a pool, unless they show less than `least` cells."""
         if not len(pool):
-            return
+            return _Found(pool, 0, self.decisions, self.gains) if least <= 0 else None
         landing = self._land(pool)
         picks = self._pick(pool, landing)
+        shown = int((landing.quality[picks] > 0).any(0).sum())
+        if shown < least:
+            return None
+        kept = pool[picks]
         if len(picks):
-            self._assign(pool[picks], picks, landing)
+            self._assign(kept, picks, landing)
+        h, w = self.grid.cells
+        return _Found(kept[self.gains[kept] >= windows.LISTED * h * w], shown, self.decisions, self.gains)
 
     def _worth(self, groups: int) -> bool:
         h, w = self.grid.cells
@@ -153,6 +201,22 @@ class _View:
         )
         weights = call.weights[groups]
         return thin(points, groups, config.pool, weights, call.order(groups), self.decisions, self.gains)
+
+    def _pool_between(self, before: _Found, after: _Found) -> tuple[Array, bool]:
+        """R1 for a view between two others: the groups that show much of one of these, unless all in sight fit."""
+        call = self.call
+        groups = candidates(call.store, self.viewmat, self.K, self.grid, call.near, call.shown)
+        if len(groups) <= self.config.pool:
+            return groups, False
+        listed = np.zeros(len(call.store), np.bool_)
+        listed[before.listed] = listed[after.listed] = True
+        others = groups[~listed[groups]]
+        reasons = before.decisions[others]
+        outside = reasons == Reason.outside  # of that view, but perhaps not of the other
+        reasons = np.where(outside, after.decisions[others], reasons)
+        self.decisions[others] = np.where(reasons == Reason.kept, Reason.duplicate, reasons)
+        self.gains[others] = np.where(outside, after.gains[others], before.gains[others])
+        return groups[listed[groups]], True
 
     def _land(self, pool: Array) -> _Landing:
         """R2, R3: the cells of every group of the pool in the view, z-buffered within each group."""
@@ -206,7 +270,7 @@ class _View:
         )
         picked = np.zeros(len(pool), np.bool_)
         gains, left, total = np.zeros((3, len(pool)))
-        gain_min = self.config.gain_min * h * w
+        gain_min = self.gain_min * h * w
         picks = _choice_kernels.greedy_cover(
             landing.quality.reshape(len(pool), -1),
             self.call.weights[pool],
@@ -293,6 +357,15 @@ class _View:
             _keep_best(call.source[i], call.covered[i], call.owner[i], p, self.config.max_tokens)
             call.depth[i][call.source[i] < 0] = 0
         call.picked[i] = tuple(groups.tolist())
+
+
+class _Found(NamedTuple):
+    """What a view found out for the views beside it."""
+
+    listed: Array  # groups that show much of it
+    shown: int  # cells that it shows, before they are read
+    decisions: Array  # [g]
+    gains: Array  # [g]
 
 
 @dataclass(frozen=True)
