@@ -69,6 +69,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
 ELSEWHERE = {
     "threads",  # below
     "retrieval.prefer",  # below: only exact ties ask for it
+    "retrieval.edge",  # only what moves asks for it: varied in the laws of retrieval
     "retrieval.generated",  # short walks guess nothing that was seen as well: varied in the laws of retrieval
     "retrieval.key_step",  # matters to windows in a crowded memory: tests/memory/test_windows.py
     "generation.consistent",  # needs a depth that contradicts the first frame: tests/generation/test_trained.py

@@ -133,14 +133,57 @@ def test_R8_who_stood_here_is_read_whatever_others_show_in_front(own: int) -> No
 
 
 def test_R8_what_an_edit_put_in_front_hides_those_who_saw_the_place_empty() -> None:
-    wall, near = keyframe(9.0, camera()), keyframe(2.0, camera(at=(0.2, 0, 0)), frame=1)
+    wall, near = keyframe(9.0, camera()), replace(keyframe(2.0, camera(at=(0.2, 0, 0)), frame=1), origin="generated")
     seen = retrieve(store_of(wall, near), camera(), GRID)
-    assert bool((seen.source == 0).all()), "it was not there when the wall was seen from here"
+    assert bool((seen.source == 0).all()), "it is a guess, and the wall was seen from here"
     placed = near.camera.c2w[0].clone()
     placed[2, 3] += 0.5
     edited = PatchStore.from_groups([*store_of(wall), Group(near, placed, None, 1)])
     shown = retrieve(edited, camera(), GRID)
     assert bool((shown.source[0, 1:-1, 3:-1] == 1).all()), "wherever it lands"
+
+
+def ball(at: float, frame: int, *cells: tuple[int, int]) -> Keyframe:
+    """A wall 6 m away, from `at` metres aside, and before it at 3 m what fills some cells."""
+    depth = torch.full((H, W), 6.0, dtype=F64)
+    for i, j in cells:
+        depth[i, j] = 3.0
+    return keyframe(depth, camera(at=(at, 0, 0)), frame=frame)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_R8_what_moves_stays_wherever_it_was_seen(order: tuple[int, ...]) -> None:
+    """A ball seen from three places at three heights: who stood here saw it elsewhere, not past an edge of it."""
+    heights = (3, 4, 5)
+    frames = [ball(0.05 * k, k, (heights[k], W // 2), (heights[k], W // 2 + 1)) for k in order]
+    mosaic = retrieve(store_of(*frames), camera(), GRID)
+    shown = (mosaic.depth[0] - 3).abs() < 0.01
+    assert [bool(shown[i, W // 2]) for i in heights] == [True] * 3
+    unasked = retrieve(store_of(*frames), camera(), GRID, RetrievalConfig(edge=None))
+    assert int(((unasked.depth[0] - 3).abs() < 0.01)[list(heights), W // 2].sum()) == 1, "all but one are looked past"
+    guessed = [replace(k, origin="generated") for k in frames]
+    same(retrieve(store_of(*guessed), camera(), GRID), unasked)  # a guess about a place is no other time
+
+
+def test_R8_what_moves_hides_even_where_nobody_is_asked_to_show_it() -> None:
+    """One source, the wall's, that saw another time: where another frame saw the ball is a hole."""
+    i, j = H // 2, W // 2
+    store = store_of(keyframe(6.0, camera()), ball(0.03, 1, (i, j)))
+    config = RetrievalConfig(max_sources=1)
+    asked, unasked = (retrieve(store, camera(), GRID, replace(config, edge=e)).source[0] for e in (1, None))
+    assert int(asked[i, j]) == -1 and bool((unasked == 0).all())
+    assert int((asked == -1).sum()) <= 4, "and nowhere but beside it"
+
+
+@pytest.mark.parametrize("beside", [0, 1, 2, 3])
+def test_R8_an_edge_is_seen_within_so_many_cells(beside: int) -> None:
+    """A thing ends `beside` cells farther on than another saw it end: its edge up to `edge`, else another time."""
+    i, j = H // 2, W // 2
+    here, aside = ball(0.0, 0, *((i, c) for c in range(j + beside, W))), ball(0.02, 1, *((i, c) for c in range(j, W)))
+    for edge in range(4):
+        mosaic = retrieve(store_of(here, aside), camera(), GRID, RetrievalConfig(edge=edge))
+        at = 3.0 if beside == 0 or beside > edge else 6.0
+        assert float(mosaic.depth[0, i, j]) == pytest.approx(at)
 
 
 def test_R2_a_magnified_surface_does_not_leak_the_background() -> None:

@@ -33,6 +33,7 @@ CONFIGS = st.builds(
     pool=st.sampled_from([3, 5, 16]),
     max_tokens=st.sampled_from([None, 9]),
     look_past=st.sampled_from([0.0, 0.5, 2.0]),
+    edge=st.sampled_from([None, 0, 1, 2]),
     half_life=st.sampled_from([None, 3.0]),
     prefer=st.sampled_from(["older", "newer"]),
 )

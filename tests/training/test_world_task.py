@@ -21,7 +21,7 @@ from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.latent_clip import write_latents
 from mosaicmem.training.twins import TWINS
-from mosaicmem.training.weights import channel_weights, pixel_loss
+from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 from mosaicmem.training.world_task import WorldTaskConfig, _window_start, choose_keyframes
 
 STEADY: dict[str, Any] = {
@@ -45,6 +45,7 @@ OUTSIDE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(SHARES, (-0.1, 1.1, math.nan)),
     **dict.fromkeys(("depth_error", "moving", "apart", "pixels"), (-0.1, math.inf, math.nan)),
     "shift": (0.0, -1.0, math.nan),
+    "moving_most": (0.0, -1.0, math.inf, math.nan),
     "seed": (-1,),
 }
 
@@ -390,6 +391,20 @@ def test_cells_count_by_how_much_of_them_moves(tmp_path):
         assert bool((world_task([path], **STEADY, moving=0.0)._sample([path], index)["weight"] == 1).all())
     batch = task.batch(0)
     assert batch.weight.shape == (4, 1, 2, 4, 4) and batch.weight.max() > 3
+
+
+def test_a_door_that_fills_the_frame_does_not_outweigh_the_rest():
+    """What moves counts in full while it is small, and no more than `moving_most` windows however large it is."""
+    clip, groups = make_latents(0), slice(2, 4)
+    ball, door = torch.zeros(2, len(clip.groups), 4, 4)
+    ball[:, 1, 2], door[:, :, 2:] = 0.5, 1.0
+    full, held = (cell_weights(replace(clip, moving=ball), groups, 8.0, most) for most in (None, 0.5))
+    assert torch.equal(full, held) and full.max() == 5
+    weights = cell_weights(replace(clip, moving=door), groups, 8.0, 0.5)
+    assert float(weights.mean()) == pytest.approx(1.5)
+    assert float(weights[..., 2:].min()) == float(weights.max()) == pytest.approx(2.0), "half the cells, evenly"
+    assert bool((weights[..., :2] == 1).all())
+    assert float(cell_weights(replace(clip, moving=door), groups, 8.0).max()) == 9
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

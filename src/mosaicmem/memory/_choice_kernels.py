@@ -67,18 +67,32 @@ def _past(x, y, front, depth, cx, cy, cz, slack):
     return (dot > 0.0) & (nx * nx + ny * ny + nz * nz < slack * slack * dot * dot)
 
 
+@njit(cache=True, error_model="numpy", inline="always", nogil=True)
+@no_type_check
+def _beside(zmin, other, i, j, edge, limit):
+    """Whether two groups `[h w]` both show something down to depth `limit` within `edge` cells of a cell."""
+    h, w = zmin.shape
+    for a in range(max(i - edge, 0), min(i + edge + 1, h)):
+        for b in range(max(j - edge, 0), min(j + edge + 1, w)):
+            if (zmin[a, b] <= limit) & (other[a, b] <= limit):
+                return True
+    return False
+
+
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def hide(zmin, depth, tau, center, moved, focal, principal, stride, slack, quality):
+def hide(zmin, depth, tau, center, moved, observed, focal, principal, stride, slack, edge, quality):
     """Set the `quality` of each group `[k h w]` to 0 where it is hidden.
 
     What lies behind another group's surface is hidden, unless its own camera, at `center [k 3]` in the view's frame,
     looked past that (`_past`) from nearer by than those who show it; groups that were `moved [k]` since, by an edit,
-    are not where their camera saw them.
+    are not where their camera saw them. Who looked past what an `observed [k]` group shows must show it in a
+    cell that this group shows it in, at most `edge` cells away.
     """
     count, h, w = zmin.shape
     bound, infinite = np.float32(1 + tau), np.float32(np.inf)
     front, rival, placed = np.empty(w, np.float32), np.empty(w), np.empty(w, np.float32)
+    seen, who = np.empty(w, np.float32), np.zeros(w, np.int64)  # nearest of what was observed, and by whom
     away = (center * center).sum(1)
     for i in range(h):
         front[:] = infinite
@@ -91,8 +105,12 @@ def hide(zmin, depth, tau, center, moved, focal, principal, stride, slack, quali
                 behind += np.int32((zmin[k, i, j] > bound * front[j]) & (zmin[k, i, j] < infinite))
         if behind == 0:  # as in most rows; the others ask who stands nearest and what was moved
             continue
-        rival[:], placed[:] = np.inf, infinite
+        rival[:], placed[:], seen[:] = np.inf, infinite, infinite
         for k in range(count):
+            if observed[k]:
+                for j in range(w):
+                    if zmin[k, i, j] < seen[j]:
+                        seen[j], who[j] = zmin[k, i, j], k
             for j in range(w):
                 near = (zmin[k, i, j] <= bound * front[j]) & (away[k] < rival[j])
                 rival[j] = away[k] if near else rival[j]
@@ -107,19 +125,22 @@ def hide(zmin, depth, tau, center, moved, focal, principal, stride, slack, quali
                     continue
                 x, c = ((j + 0.5) * stride - principal[0]) / focal[0], (center[k, 0], center[k, 1], center[k, 2])
                 knows = (not moved[k]) and away[k] < rival[j] and z <= bound * placed[j]
+                knows = knows and (z <= bound * seen[j] or _beside(zmin[k], zmin[who[j]], i, j, edge, bound * seen[j]))
                 if not (knows and _past(x, y, front[j], depth[k, i, j], c[0], c[1], c[2], slack)):
                     quality[k, i, j] = 0
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _drop_hidden(i, refined, block, picks, tau, away, center, moved, focal, principal, stride, slack, work):
+def _drop_hidden(
+    i, refined, block, zmin, picks, tau, away, center, moved, observed, focal, principal, stride, slack, edge, work
+):
     """Set `refined [k w]`, of row `i`, to infinity behind the nearest of it and of `block [pool h w]`, as `hide` does.
 
-    `work [3 w]` is scratch.
+    `work [4 w]` is scratch.
     """
     count, w = refined.shape
-    front, rival, placed = work[0], work[1], work[2]
+    front, rival, placed, seen = work[0], work[1], work[2], work[3]
     front[:] = np.inf
     for k in range(len(block)):
         for j in range(w):
@@ -133,18 +154,22 @@ def _drop_hidden(i, refined, block, picks, tau, away, center, moved, focal, prin
             behind += (refined[k, j] > (1 + tau) * front[j]) & (refined[k, j] < np.inf)
     if behind == 0:
         return
-    rival[:], placed[:] = np.inf, np.inf
+    rival[:], placed[:], seen[:], who = np.inf, np.inf, np.inf, np.zeros(w, np.int64)
     for p in range(len(block)):
         for j in range(w):
             near = (block[p, i, j] <= (1 + tau) * front[j]) & (away[p] < rival[j])
             rival[j] = away[p] if near else rival[j]
             placed[j] = block[p, i, j] if moved[p] & (block[p, i, j] < placed[j]) else placed[j]
+            if observed[p] & (block[p, i, j] < seen[j]):
+                seen[j], who[j] = block[p, i, j], p
     for k in range(count):
         p = picks[k]
         for j in range(w):
             near = (refined[k, j] <= (1 + tau) * front[j]) & (away[p] < rival[j])
             rival[j] = away[p] if near else rival[j]
             placed[j] = refined[k, j] if moved[p] & (refined[k, j] < placed[j]) else placed[j]
+            if observed[p] & (refined[k, j] < seen[j]):
+                seen[j], who[j] = refined[k, j], p
     y = ((i + 0.5) * stride - principal[1]) / focal[1]
     for k in range(count):
         p, cx, cy, cz = picks[k], center[picks[k], 0], center[picks[k], 1], center[picks[k], 2]
@@ -154,6 +179,8 @@ def _drop_hidden(i, refined, block, picks, tau, away, center, moved, focal, prin
                 continue
             x = ((j + 0.5) * stride - principal[0]) / focal[0]
             knows = (not moved[p]) and away[p] < rival[j] and z <= (1 + tau) * placed[j]
+            limit = np.float32((1 + tau) * seen[j])
+            knows = knows and (z <= limit or _beside(zmin[p], zmin[who[j]], i, j, edge, limit))
             if not (knows and _past(x, y, front[j], z, cx, cy, cz, slack)):
                 refined[k, j] = np.inf
 
@@ -231,6 +258,7 @@ def _serve(refined, uv, source_z, groups, patch, min_cells, top, first, able, vo
 def assign_owners(
     refined,
     block,
+    zmin,
     quality,
     picks,
     groups,
@@ -238,10 +266,12 @@ def assign_owners(
     tau,
     center,
     moved,
+    observed,
     focal,
     principal,
     stride,
     slack,
+    edge,
     patch,
     min_cells,
     first,
@@ -257,13 +287,13 @@ def assign_owners(
     """Per token, rank groups by how sharply they show it, earlier pick first on ties; each cell takes the first.
 
     `refined [k rows w]` depth, infinity where not good, `uv` and `source_z` are of rows from `first` on, the first of
-    a token; of the pool's `quality [pool h w]` and `block [pool h w]`, what stands in the way unshown, `picks [k]` are
-    the rows of those `k`. A cell is served only by groups within `tau` of the nearest refined depth there, or of the
+    a token; of the pool's `quality`, `zmin` and `block [pool h w]`, what stands in the way unshown, `picks [k]` are the
+    rows of those `k`. A cell is served only by groups within `tau` of the nearest refined depth there, or of the
     nearest block, or that looked past it (`refined` is infinite elsewhere).
     `owner [m n]` and `source [h w]` get `groups [k]` or stay as they are, `out_*` what the chosen group's reading says.
     """
     count, rows, w = refined.shape
-    n, work = w // patch, np.empty((3, w))
+    n, work = w // patch, np.empty((4, w))
     columns, votes, best = np.empty((count, w)), np.empty((count, n)), np.empty(n, np.int64)
     able = np.empty((patch, w), np.int32)
     away = (center * center).sum(1)
@@ -272,7 +302,22 @@ def assign_owners(
         for a in range(top, top + patch):
             i = first + a
             _drop_hidden(
-                i, refined[:, a], block, picks, tau, away, center, moved, focal, principal, stride, slack, work
+                i,
+                refined[:, a],
+                block,
+                zmin,
+                picks,
+                tau,
+                away,
+                center,
+                moved,
+                observed,
+                focal,
+                principal,
+                stride,
+                slack,
+                edge,
+                work,
             )
             for k in range(count):
                 _vote(refined[k, a], quality[picks[k], i], weight[k], columns[k], able[a - top])

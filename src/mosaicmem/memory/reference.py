@@ -144,24 +144,50 @@ def _land_on(
     )
 
 
-def hiders(groups: list[Group], depths: list[Tensor], view: Cameras, tau: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What stands foremost in each cell, how far the nearest camera that shows it is from the view, and what stands
-    foremost of the groups that an edit moved."""
+class Hiding(NamedTuple):
+    """What stands in the way, by cell `[q]`."""
+
+    front: Tensor  # foremost depth
+    rival: Tensor  # how far the nearest camera that shows that is from the view
+    placed: Tensor  # foremost depth of the groups that an edit moved
+    seen: Tensor  # of those that were observed
+    who: Tensor  # which of them that is
+    shows: Tensor  # [k q] what each of the groups lands at
+
+
+def hiders(groups: list[Group], depths: list[Tensor], shows: list[Tensor], view: Cameras, tau: float) -> Hiding:
+    """What `groups` at `depths [q]` hide; `shows [q]` is what each lands at."""
     every = torch.stack(depths)
     front = every.amin(0)
     away = torch.stack([(g.world_from_cam[:3, 3] - view.centers[0]).norm() for g in groups])[:, None]
     rival = torch.where(every <= (1 + tau) * front, away.expand_as(every), math.inf).amin(0)
-    moved = torch.tensor([g.moved for g in groups])[:, None]
-    return front, rival, torch.where(moved, every, math.inf).amin(0)
+    moved, observed = torch.tensor([(g.moved, g.keyframe.origin == "observed") for g in groups]).T[..., None]
+    placed, (seen, who) = torch.where(moved, every, math.inf).amin(0), torch.where(observed, every, math.inf).min(0)
+    return Hiding(front, rival, placed, seen, who, torch.stack(shows))
+
+
+def beside(zmin: Tensor, hiding: Hiding, limit: Tensor, grid: TokenGrid, edge: int) -> Bool[Tensor, " q"]:
+    """Whether a group that lands at `zmin [q]` and the witness of a cell both show something down to `limit [q]` in
+    one cell that is at most `edge` from it."""
+    (h, w), cells = grid.cells, torch.arange(len(zmin))
+    found = torch.zeros_like(zmin, dtype=torch.bool)
+    for dy in range(-edge, edge + 1):
+        for dx in range(-edge, edge + 1):
+            row, column = cells // w + dy, cells % w + dx
+            inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+            there = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
+            found |= inside & (torch.maximum(zmin[there], hiding.shows[hiding.who, there]) <= limit)
+    return found
 
 
 def in_sight(
-    group: Group, z: Tensor, depth: Tensor, hiding: tuple[Tensor, Tensor, Tensor], view: Cameras, grid: TokenGrid,
+    group: Group, z: Tensor, depth: Tensor, zmin: Tensor, hiding: Hiding, view: Cameras, grid: TokenGrid,
     config: RetrievalConfig,
 ) -> Bool[Tensor, " q"]:  # fmt: skip
     """Whether a group's cell at depth `z` is in front, or its camera looked past what is when it saw the point at
-    `depth`: from nearer to the view, and both along one line."""
-    front, rival, placed = hiding
+    `depth`: from nearer to the view, both along one line, and with what was observed in front in a cell beside, where
+    the other that shows it does so too; `zmin` is what the group shows in the whole view."""
+    front, rival, placed, seen = hiding[:4]
     uv = grid.cell_centers(torch.float64).reshape(-1, 2)
     points = [se3.transform_points(view.c2w[0], unproject(uv, d.clamp(max=1e6), view.Ks[0])) for d in (front, depth)]
     a, b = (torch.nn.functional.normalize(x - group.world_from_cam[:3, 3], dim=-1) for x in points)
@@ -169,11 +195,14 @@ def in_sight(
     line = angle < math.atan(config.look_past * grid.stride / float(view.Ks[0].diagonal()[:2].max()))
     closer = (group.world_from_cam[:3, 3] - view.centers[0]).norm() < rival
     past = line & closer & (z <= (1 + config.tau) * placed) & (not group.moved)
+    if config.edge is not None:
+        limit = (1 + config.tau) * seen
+        past &= (z <= limit) | beside(zmin, hiding, limit, grid, config.edge)
     return (z <= (1 + config.tau) * front) | past
 
 
 def quality(
-    group: Group, landing: Landing, hiding: tuple[Tensor, Tensor, Tensor], view: Cameras, grid: TokenGrid,
+    group: Group, landing: Landing, hiding: Hiding, view: Cameras, grid: TokenGrid,
     config: RetrievalConfig,
 ) -> Float[Tensor, " q"]:  # fmt: skip
     """`1/2 + 1/2 / ((1 + angle / view_angle) max(1, rho))` where the group is in sight, else 0."""
@@ -183,7 +212,9 @@ def quality(
     to_source = torch.nn.functional.normalize(points - group.world_from_cam[:3, 3], dim=-1)
     angle = torch.rad2deg(2 * torch.atan2((to_view - to_source).norm(dim=-1), (to_view + to_source).norm(dim=-1)))
     value = 0.5 + 0.5 / ((1 + angle / config.view_angle) * landing.rho.clamp(min=1))
-    shown = (landing.zmin < math.inf) & in_sight(group, landing.zmin, landing.depth, hiding, view, grid, config)
+    shown = (landing.zmin < math.inf) & in_sight(
+        group, landing.zmin, landing.depth, landing.zmin, hiding, view, grid, config
+    )
     return torch.where(shown, value, torch.zeros_like(value))
 
 
@@ -289,13 +320,18 @@ def retrieve_reference(
     order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))
     planes = [tangent_planes(g.keyframe.depth, g.valid) for g in groups]
     landings = [land(g, p, view, grid, config, near) for g, p in zip(groups, planes, strict=True)]
-    hiding = hiders(groups, [x.zmin for x in landings], view, config.tau)
+    shows = [x.zmin for x in landings]
+    hiding = hiders(groups, shows, shows, view, config.tau)
     qualities = torch.stack([quality(g, x, hiding, view, grid, config) for g, x in zip(groups, landings, strict=True)])
     picks, gains = pick(qualities, weights, order, config.max_sources, gain_min * h * w)
     readings = [read(groups[k], planes[k], landings[k], view, grid, config, near) for k in picks]
     blocks, depths = [x.block for x in landings], [torch.where(r.good, r.depth, math.inf) for r in readings]
-    hiding = hiders([*groups, *(groups[k] for k in picks)], [*blocks, *depths], view, config.tau)
-    shown = [in_sight(groups[k], d, d, hiding, view, grid, config) for k, d in zip(picks, depths, strict=True)]
+    everybody = [*range(len(groups)), *picks]
+    hiding = hiders([groups[k] for k in everybody], [*blocks, *depths], [shows[k] for k in everybody], view, config.tau)
+    shown = [
+        in_sight(groups[k], d, d, landings[k].zmin, hiding, view, grid, config)
+        for k, d in zip(picks, depths, strict=True)
+    ]
     for ti in range(m):
         for tj in range(n):
             cells = [(ti * p + a) * w + tj * p + b for a in range(p) for b in range(p)]

@@ -48,6 +48,9 @@ class RetrievalConfig:
         look_past: Cells, in the view, within which a source sees two depths of a ray along one line: if it shows the
             farther one and stands nearer to the view, it looked past the other, and is not hidden by it. Footprints are
             generous at the edges of what stands in front; who looked from nearer by knows better.
+        edge: Cells, in the view, within which a source that looked past something observed must show it too, where the
+            other shows it: both saw its edge. One that shows it nowhere there saw another time, and what moves stays
+            wherever it was seen. None: who looked past is never asked.
         half_life: Seconds after which a group counts half in the ranking, or None. Never removes a group.
         generated: What a generated group counts in the ranking where an observed one counts 1: a guess about a place
             gives way to a look at it. Never removes a group.
@@ -69,6 +72,7 @@ class RetrievalConfig:
     refine_steps: int = 3
     view_angle: float = 2.0
     look_past: float = 0.5
+    edge: int | None = 1
     half_life: float | None = None
     generated: float = 0.25
     prefer: Literal["older", "newer"] = "older"
@@ -89,6 +93,7 @@ class RetrievalConfig:
             (self.refine_steps < 0, f"refine_steps = {self.refine_steps}: expected at least 0"),
             (self.view_angle <= 0, f"view_angle = {self.view_angle}: expected more than 0 degrees"),
             (self.look_past < 0, f"look_past = {self.look_past}: expected at least 0 cells"),
+            (self.edge is not None and self.edge < 0, f"edge = {self.edge}: expected at least 0 cells, or none"),
             (self.half_life is not None and self.half_life <= 0, f"half_life = {self.half_life}: above 0, or none"),
             (not 0 < self.generated <= 1, f"generated = {self.generated}: expected above 0, up to 1"),
             (self.key_step < 0, f"key_step = {self.key_step}: expected at least 0"),

@@ -228,6 +228,7 @@ class _View:
             planes=planes,
             maps=PixelMaps.between(call.places[pool], call.lenses[pool], self.viewmat, self.K),
             moved=call.moved[pool],
+            observed=call.observed[pool] & (config.edge is not None),
             zmin=self.scratch("zmin", shape, np.float32),
             hit=self.scratch("hit", shape, np.int32),
             depth=self.scratch("depth", shape, np.float32),
@@ -266,7 +267,16 @@ class _View:
         h, w = self.grid.cells
         maps, moved = landing.maps, landing.moved
         _choice_kernels.hide(
-            landing.zmin, landing.depth, self.config.tau, maps.center, moved, *self.lens, self._slack(), landing.quality
+            landing.zmin,
+            landing.depth,
+            self.config.tau,
+            maps.center,
+            moved,
+            landing.observed,
+            *self.lens,
+            self._slack(),
+            self.config.edge or 0,
+            landing.quality,
         )
         picked = np.zeros(len(pool), np.bool_)
         gains, left, total = np.zeros((3, len(pool)))
@@ -330,6 +340,7 @@ class _View:
             _choice_kernels.assign_owners(
                 read.depth,
                 landing.block,
+                landing.zmin,
                 landing.quality,
                 picks,
                 groups,
@@ -337,8 +348,10 @@ class _View:
                 self.config.tau,
                 landing.maps.center,
                 landing.moved,
+                landing.observed,
                 *self.lens,
                 self._slack(),
+                self.config.edge or 0,
                 p,
                 min_cells,
                 first,
@@ -375,6 +388,7 @@ class _Landing:
     planes: list[Planes]
     maps: PixelMaps
     moved: Array  # [k] bool
+    observed: Array  # [k] bool, whether who looked past it is asked for its edge
     zmin: Array  # [k h w] nearest depth, inf where nothing lands
     hit: Array  # [k h w] row-major source cell
     depth: Array  # [k h w] depth of that cell in the view

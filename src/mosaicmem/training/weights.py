@@ -47,8 +47,17 @@ def channel_weights(gain: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
     return weight / weight.mean()
 
 
-def cell_weights(clip: LatentClip, groups: slice, more: float) -> Float[Tensor, "1 g h w"]:
-    """A cell that shows moving things alone counts `1 + more`."""
+def cell_weights(
+    clip: LatentClip, groups: slice, more: float, at_most: float | None = None
+) -> Float[Tensor, "1 g h w"]:  # fmt: skip
+    """A cell that shows moving things alone counts `1 + more`; less where so much moves that it outweighs the rest.
+
+    Args:
+        at_most: What all moving things of the window may count beyond 1, in windows. A ball is two cells of 256 and
+            counts in full; a door that fills a third of the frame would be most of the loss. None: no limit.
+    """
     if clip.moving is None:
         return torch.ones_like(clip.groups[groups, 0])[None]
-    return 1 + more * clip.moving[groups][None]
+    extra = more * clip.moving[groups][None]
+    limit = 1.0 if at_most is None else float((at_most / extra.mean().clamp(min=1e-9)).clamp(max=1))
+    return 1 + limit * extra

@@ -60,6 +60,8 @@ class WorldTaskConfig:
         rehearse: Share of samples whose newest history the model made itself, one or two windows of it, decoded and
             encoded again as in generation, against drift.
         moving: What a cell that shows only moving things counts in the loss more than one that shows none.
+        moving_most: What all that moves in a window may count more, in windows: a ball is small, a door is not. None:
+            no limit.
         event: Share of samples of a clip with an event that begin right at it.
         busy: Share of samples that are, of eight drawn, the one in which the most moves: a door that opens is rare.
         twins: Share of samples that come in threes, of clips that have twins (`cache.render_twins`): one window and one
@@ -87,6 +89,7 @@ class WorldTaskConfig:
     degrade: float = 0.4
     rehearse: float = 0.15
     moving: float = 8.0
+    moving_most: float | None = None
     event: float = 0.4
     busy: float = 0.0
     twins: float = 0.0
@@ -100,6 +103,7 @@ class WorldTaskConfig:
         whole = ("batch", "latents", "max_keyframes", "pixel_cells")
         shares = ("past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse")
         counts = ("depth_error", "moving", "apart", "pixels")
+        most = self.moving_most
         told = {name: getattr(self, name) for name in (*whole, *shares, "event", "busy", "twins", *counts)}
         refuse(
             *((told[name] < 1, f"{name} = {told[name]}: expected 1 or more") for name in whole),
@@ -109,6 +113,7 @@ class WorldTaskConfig:
             ),
             *((not 0 <= told[name] < math.inf, f"{name} = {told[name]}: expected 0 or more") for name in counts),
             (not 0 < self.shift < math.inf, f"shift = {self.shift}: expected more than 0"),
+            (most is not None and not 0 < most < math.inf, f"moving_most = {most}: expected more than 0, or none"),
             (self.seed < 0, f"seed = {self.seed}: expected 0 or more"),
         )
         few = f"twins = {self.twins} of a batch of {self.batch}: gives no {TWINS} samples; give more of either"
@@ -297,7 +302,7 @@ class WorldTask:
             "latents": torch.cat([anchor, groups]).transpose(0, 1),
             "sigma": sigma[0],
             "noise": torch.randn(groups.transpose(0, 1).shape, generator=generator),
-            "weight": cell_weights(clip, slice(start, start + cfg.latents), cfg.moving),
+            "weight": cell_weights(clip, slice(start, start + cfg.latents), cfg.moving, cfg.moving_most),
             "prompt": _prompt(clip, told) if plain or rng.random() >= cfg.no_text else "",
             "tokens": tokens,
             "shown": shown,
