@@ -12,7 +12,7 @@ from tests.memory.test_reference import random_store
 
 from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels
-from mosaicmem.memory.pool import PatchPoints
+from mosaicmem.memory.pool import PatchPoints, columns
 from mosaicmem.memory.reference import pool_reference
 
 
@@ -101,3 +101,17 @@ def test_a_coarse_patch_of_a_wall_at_a_slant_does_not_hide_who_stands_before_it(
     expected = pool_reference(store, view, GRID, config)
     assert float((seen == expected).double().mean()) >= 0.999
     assert float(seen[-1].double().mean()) > 0.7  # nothing at all if patches hid what is behind their centres
+
+
+def test_columns_are_those_of_the_store_that_is_asked() -> None:
+    """Kept for the store that was asked last, and never given to another that grew from it or was there before."""
+    old = random_store(3, 0)
+    kept = columns(old)
+    assert columns(old) is kept
+    new = old.insert(keyframe(4.0, camera(), frame=9))
+    for store in (new, old, new):
+        found = columns(store)
+        assert len(found.radii) == store.num_patches and len(found.spheres) == len(store)
+        np.testing.assert_array_equal(found.centers, store.centers.numpy().reshape(-1))
+        for name in found._fields[1:]:
+            np.testing.assert_array_equal(getattr(found, name), getattr(store, name).numpy())

@@ -267,3 +267,15 @@ def test_a_memory_of_200_000_patches_is_read_as_the_reference_reads_it() -> None
     assert list(fast.picked[0]) == slow.picked
     assert float((fast.owner[0] == slow.owner).double().mean()) >= 0.999
     assert torch.equal(fast.covered[0], slow.covered)
+
+
+def test_whoever_has_most_votes_comes_first_and_the_earlier_pick_on_ties() -> None:
+    from mosaicmem.memory import _choice_kernels
+
+    columns = np.array([[1.0, 1.0], [2.0, 1.0], [0.5, 1.5], [3.0, 0.0]])
+    votes, best = np.empty((4, 1)), np.empty(1, np.int64)
+    _choice_kernels._rank(columns, 2, votes, best)
+    order = [int(best[0])]
+    while len(order) < 4:
+        order.append(_choice_kernels._next(votes, 0, order[-1]))
+    assert order == [1, 3, 0, 2]

@@ -14,7 +14,17 @@ from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras, roo
 from tests.memory.test_reference import random_store
 
 from mosaicmem.geometry.cameras import Cameras, look_at
-from mosaicmem.memory import Mosaic, PatchStore, Reason, RetrievalConfig, retrieve, surfaces, windows
+from mosaicmem.memory import (
+    Mosaic,
+    PatchStore,
+    Reason,
+    RetrievalConfig,
+    reference,
+    retrieve,
+    surfaces,
+    window_reference,
+    windows,
+)
 from mosaicmem.memory.window_reference import apart, key_views, retrieve_window_reference
 from mosaicmem.memory.windows import Plan, plan
 
@@ -112,8 +122,17 @@ def test_the_same_camera_again_is_the_same_answer_again(seed: int, length: int) 
         assert_same(and_back[i], there[at])
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_window_is_what_its_slow_twin_says(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "numbers"), [(0, None), (1, None), (2, None), (5, None), (3, (0.3, 0.15, 0.1))])
+def test_a_window_is_what_its_slow_twin_says(
+    seed: int, numbers: tuple[float, float, float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the numbers of the law, and with some of which each matters where there are 128 cells."""
+    law = [(windows, "LISTED"), (windows, "ADDED"), (windows, "LEAST")]
+    twin = [(window_reference, "MUCH"), (reference, "SOME"), (window_reference, "LESS")]
+    assert [getattr(*name) for name in law] == [getattr(*name) for name in twin]
+    for names in zip(law, twin, numbers or (), strict=False):
+        for module, name in names[:2]:
+            monkeypatch.setattr(module, name, names[2])
     store, views = crowd(12, seed), walk(6, seed)
     fast, slow = retrieve(store, views, GRID, SMALL), retrieve_window_reference(store, views, GRID, SMALL)
     for i, twin in enumerate(slow):
@@ -143,14 +162,29 @@ def test_key_views_are_answered_as_if_alone_and_others_read_what_these_show(seed
     found, between = planned(views, store.scale, SMALL.key_step), 0
     for i in range(len(views)):
         before, after = int(found.before[i]), int(found.after[i])
+        kept = (window.decisions[i] == Reason.kept).nonzero()[:, 0].tolist()
+        assert kept == sorted(window.picked[i])
         if before == i:
             assert_same(window[i], alone[i])
         if window.picked[i] == alone[i].picked[0]:
             continue
         between += 1
         assert set(window.picked[i]) <= set(window.picked[before]) | set(window.picked[after])
-        assert Reason.kept in window.decisions[i] and not bool((window.decisions[i] == Reason.context).any())
+        ends = [[g for g in window.picked[k] if float(window.gains[k, g]) >= 0.01 * 128] for k in (before, after)]
+        for g in set(range(len(store))) - set(ends[0]) - set(ends[1]):
+            one, two, own = (Reason(int(window.decisions[k, g])) for k in (before, after, i))
+            reason = two if one == Reason.outside else one
+            assert own in (Reason.outside, Reason.duplicate if reason == Reason.kept else reason)
     assert between
+
+
+def test_who_was_kept_beside_a_view_but_is_not_looked_at_is_no_longer_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "LISTED", 0.3)
+    monkeypatch.setattr(windows, "LEAST", 1.0)
+    for seed in range(6):
+        window = retrieve(crowd(12, seed), walk(6, seed), GRID, SMALL)
+        for i in range(len(window)):
+            assert (window.decisions[i] == Reason.kept).nonzero()[:, 0].tolist() == sorted(window.picked[i])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -160,6 +194,7 @@ def test_a_view_that_shows_less_than_its_key_views_is_answered_as_if_alone(
     """If no view shows enough, all are answered one by one, reasons and gains included."""
     store, views = crowd(12, seed), walk(6, seed)
     monkeypatch.setattr(windows, "LEAST", -1.0)
+    monkeypatch.setattr(windows, "ADDED", 0.3)  # which is nothing to a view that is answered as if alone
     window = retrieve(store, views, GRID, SMALL)
     for i, alone in enumerate(one_by_one(store, views, SMALL)):
         assert_same(window[i], alone)
@@ -209,6 +244,10 @@ def test_how_far_apart_views_are() -> None:
     for step, key in ((0.04, True), (0.038, False)):
         views = Cameras.cat([here, aside, camera(at=(0.1, 0, 0))])
         assert (planned(views, 4.0, step).before[1] == 0) == key
+    for yaw in (0.1, -0.1):  # the corner that moves farthest is to the right, or to the left
+        far = apart(here, turned(yaw), 4.0)
+        for step, key in ((1.001 * far, 0), (0.999 * far, 1)):
+            assert planned(Cameras.cat([here, turned(yaw), here, camera(at=(0.01, 0, 0))]), 4.0, step).before[1] == key
     assert planned(Cameras.cat([here, ahead, aside]), 4.0, 1e9).before.tolist() == [0, 1, 2]
 
 

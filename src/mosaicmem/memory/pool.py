@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +23,44 @@ TURN = 4
 """Groups that one thread takes before the next one takes as many."""
 
 
+class Columns(NamedTuple):
+    """The columns of a store as arrays, see `PatchStore`; `centers` is flat."""
+
+    centers: Array
+    radii: Array
+    block_rows: Array
+    blocks: Array
+    block_offsets: Array
+    spheres: Array
+    times: Array
+    numbers: Array
+    places: Array
+    lenses: Array
+
+
+def columns(store: PatchStore) -> Columns:
+    """Of any store; those of the one that was asked for last are kept, since to make them takes as long as a kernel."""
+    global _last
+    of, found = _last
+    if of() is not store:
+        found = Columns(
+            store.centers.numpy().reshape(-1),
+            *(getattr(store, name).numpy() for name in Columns._fields[1:]),
+        )
+        _last = weakref.ref(store), found
+    return found
+
+
+_last: tuple[Callable[[], PatchStore | None], Columns] = (lambda: None), Columns(*[np.empty(0)] * 10)
+
+
 def candidates(store: PatchStore, viewmat: Array, K: Array, grid: TokenGrid, near: float, shown: Array) -> Array:
     """Positions of groups whose bounding sphere meets the frustum, of those `shown [g]`."""
     from mosaicmem.memory import _pool_kernels
 
     inside = np.empty(len(store), np.bool_)
     _pool_kernels.group_spheres_in_view(
-        store.spheres.numpy(),
+        columns(store).spheres,
         viewmat,
         K.diagonal()[:2].copy(),
         K[:2, 2].copy(),
@@ -72,7 +105,7 @@ class PatchPoints:
         from mosaicmem.memory import _pool_kernels
 
         (m, n), active = self.grid.tokens, np.asarray(groups, np.int64)
-        first_block = self.store.block_offsets.numpy()
+        first_block = columns(self.store).block_offsets
         sizes = first_block[active + 1] - first_block[active]
         parts = threads(2, worth=int(sizes.sum()) >= WORTH_A_THREAD)
         turn = np.arange(len(groups)) // TURN % parts  # in turns, so that each part has near groups and far ones
@@ -98,15 +131,14 @@ class PatchPoints:
 
         def visible(part: int) -> None:
             blocks = found[part]
-            arguments = (blocks.live, blocks.front, blocks.rect, blocks.whole, self.store.blocks.numpy())
+            arguments = (blocks.live, blocks.front, blocks.rect, blocks.whole, columns(self.store).blocks)
             _pool_kernels.pool_visible(*patches, eye, m, n, *arguments, limit, tables[0], landed, shows)
 
         for_each(visible, parts, worth=parts > 1)
         return shows, landed
 
     def _patches(self) -> tuple[Array, Array, Array]:
-        store = self.store
-        return store.centers.numpy().reshape(-1), store.radii.numpy(), store.block_rows.numpy()
+        return columns(self.store)[:3]
 
     def _eye(self) -> Array:
         """The view in float32, as the loops over patches take it, see `_pool_kernels._place`."""
@@ -129,7 +161,8 @@ class PatchPoints:
         """The blocks of the groups `active[which]` that may land in the view."""
         from mosaicmem.memory import _pool_kernels
 
-        index = (self.store.blocks.numpy(), self.store.block_offsets.numpy(), active, which, *self.grid.tokens)
+        store = columns(self.store)
+        index = (store.blocks, store.block_offsets, active, which, *self.grid.tokens)
         lens = (self.K.diagonal()[:2].copy(), self.K[:2, 2].copy())
         limits = (float(self.grid.token_stride), float(self.near), float(self.reach))
         arrays = (room.live, room.front, room.rect, room.whole)

@@ -279,6 +279,10 @@ def taps(planes: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tu
     return total, torch.where(inverse > 0, total / inverse, 1.0)
 
 
+SOME = 0.005
+"""Share of its cells that a group adds to a window's view between two others to be read there."""
+
+
 def retrieve_reference(
     store: PatchStore,
     view: Cameras,
@@ -309,7 +313,7 @@ def retrieve_reference(
     ranks = sorted(range(len(store)), key=lambda g: store.group(g).age_key, reverse=config.prefer == "newer")
     pool = [g for g in range(len(store)) if holds(store.group(g), at) and in_frustum(store.spheres[g], view, near)]
     if len(pool) > config.pool and among is not None:
-        pool, gain_min = [g for g in pool if g in among], max(gain_min, 0.005)
+        pool, gain_min = [g for g in pool if g in among], max(gain_min, SOME)
     elif len(pool) > config.pool:
         seen = pool_reference(store, view, grid, config, pool)
         order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))

@@ -16,7 +16,7 @@ from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory import windows
 from mosaicmem.memory._threads import Scratch, for_each, threads
 from mosaicmem.memory.mosaic import Mosaic, Reason
-from mosaicmem.memory.pool import PatchPoints, candidates, thin
+from mosaicmem.memory.pool import PatchPoints, candidates, columns, thin
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.memory.surfaces import PixelMaps, Planes, tangent_planes
 
@@ -42,11 +42,11 @@ class Call:
         self.viewmats, self.Ks = cameras.viewmats.contiguous().numpy(), cameras.Ks.contiguous().numpy()
         self.shown = np.ones(len(store), np.bool_)
         self.weights = np.ones(len(store))
-        self.places, self.lenses = store.places.numpy(), store.lenses.numpy()
-        frames, uids, generated, moved = store.numbers.numpy().T
+        self.columns = columns(store)
+        frames, uids, generated, moved = self.columns.numbers.T
         self.observed, self.moved = generated == 0, moved != 0
         self.ranks = np.arange(len(store))
-        times = store.times.numpy()[:, 0]
+        times = self.columns.times[:, 0]
         if not (times[:-1] < times[1:]).all():  # else they were remembered in order
             self.ranks[np.lexsort((uids, frames, times))] = np.arange(len(store))
         if config.prefer == "newer":
@@ -62,11 +62,11 @@ class Call:
 
     def leave_out(self, at: float | None, context: Collection[int]) -> None:
         """Say for every group that no view may show why not: nothing in it, out of its time, or in the context."""
-        since, until = self.store.times.numpy().T
+        since, until = self.columns.times.T
         over = until < np.inf if at is None else (since > at) | (at >= until)
-        reasons = [(over, Reason.superseded), (self.store.spheres.numpy()[:, 3] < 0, Reason.invalid)]
+        reasons = [(over, Reason.superseded), (self.columns.spheres[:, 3] < 0, Reason.invalid)]
         if context:
-            uids = self.store.numbers.numpy()[:, 1]
+            uids = self.columns.numbers[:, 1]
             reasons.append((np.isin(uids, np.array(sorted(context), np.int64)), Reason.context))
         for out, reason in reasons:
             if out.any():
@@ -78,7 +78,7 @@ class Call:
         self.weights = np.where(self.observed, 1.0, self.config.generated)
         if self.config.half_life is None or not len(self.store):
             return
-        times = self.store.times.numpy()[:, 0]
+        times = self.columns.times[:, 0]
         age = np.maximum(0.0, (times.max() if now is None else now) - times)
         self.weights = np.maximum(self.weights * 0.5 ** (age / self.config.half_life), 1e-9)
 
@@ -98,7 +98,7 @@ class Call:
                 view.fill_between(found[before].result(), found[after].result())
             elif i in found:
                 try:
-                    found[i].set_result(view.fill())
+                    found[i].set_result(view.fill_key())
                 except BaseException as error:
                     found[i].set_exception(error)
                     raise
@@ -149,11 +149,19 @@ class _View:
         self.lens = self.K.diagonal()[:2].copy(), self.K[:2, 2].copy(), float(self.grid.stride)
         self.decisions, self.gains = call.decisions[index], call.gains[index]
 
-    def fill(self) -> _Found:
+    def fill(self) -> None:
         """Write this view's rows of the call's answer, as if it were the only one."""
-        found = self._answer(self._pool(), 0)
-        assert found is not None
-        return found
+        pool = self._pool()
+        self._assign(pool, *self._choose(pool))
+
+    def fill_key(self) -> _Found:
+        """The same, and what it found for views beside it."""
+        pool, (h, w) = self._pool(), self.grid.cells
+        picks, landing = self._choose(pool)
+        self._assign(pool, picks, landing)
+        kept = pool[picks]
+        much = kept[self.gains[kept] >= windows.LISTED * h * w]
+        return _Found(much, landing.shown(picks), self.decisions, self.gains)
 
     def fill_between(self, before: _Found, after: _Found) -> None:
         """Write this view's rows of the call's answer; the key views beside it are known."""
@@ -161,25 +169,18 @@ class _View:
         least = min(before.shown, after.shown) - windows.LEAST * h * w
         pool, thinned = self._pool_between(before, after)
         self.gain_min = max(self.gain_min, windows.ADDED) if thinned else self.gain_min
-        if self._answer(pool, least if thinned else 0) is None:
+        picks, landing = self._choose(pool)
+        if thinned and landing.shown(picks) < least:
             self.decisions[self.call.shown] = Reason.outside
             self.gains[:], self.gain_min = 0, self.config.gain_min
             self.fill()
+        else:
+            self._assign(pool, picks, landing)
 
-    def _answer(self, pool: Array, least: float) -> _Found | None:
-        """R2 to R6 with the groups of a pool, unless they show less than `least` cells."""
-        if not len(pool):
-            return _Found(pool, 0, self.decisions, self.gains) if least <= 0 else None
+    def _choose(self, pool: Array) -> tuple[Array, _Landing]:
+        """R2 to R4: where in the pool those stand that the view is read from."""
         landing = self._land(pool)
-        picks = self._pick(pool, landing)
-        shown = int((landing.quality[picks] > 0).any(0).sum())
-        if shown < least:
-            return None
-        kept = pool[picks]
-        if len(picks):
-            self._assign(kept, picks, landing)
-        h, w = self.grid.cells
-        return _Found(kept[self.gains[kept] >= windows.LISTED * h * w], shown, self.decisions, self.gains)
+        return self._pick(pool, landing) if len(pool) else pool, landing
 
     def _worth(self, groups: int) -> bool:
         h, w = self.grid.cells
@@ -226,7 +227,7 @@ class _View:
         planes = [_NO_PLANES] * len(pool)
         landing = _Landing(
             planes=planes,
-            maps=PixelMaps.between(call.places[pool], call.lenses[pool], self.viewmat, self.K),
+            maps=PixelMaps.between(call.columns.places[pool], call.columns.lenses[pool], self.viewmat, self.K),
             moved=call.moved[pool],
             observed=call.observed[pool] & (config.edge is not None),
             zmin=self.scratch("zmin", shape, np.float32),
@@ -324,10 +325,13 @@ class _View:
             )
         return reading
 
-    def _assign(self, groups: Array, picks: Array, landing: _Landing) -> None:
+    def _assign(self, pool: Array, picks: Array, landing: _Landing) -> None:
         """R5, R6: an owner for every token, a source for every cell."""
         from mosaicmem.memory import _choice_kernels
 
+        if not len(picks):
+            return
+        groups = pool[picks]
         call, i, p, m = self.call, self.index, self.grid.patch, self.grid.tokens[0]
         worth = self._worth(len(picks))
         strips = min(4, m) if threads(2, worth=worth) > 1 else 1  # so that few picks keep all threads busy
@@ -394,6 +398,10 @@ class _Landing:
     depth: Array  # [k h w] depth of that cell in the view
     block: Array  # [k h w] nearest depth of what is magnified too far to be shown, but stands in the way
     quality: Array  # [k h w] how well the group shows the cell, 0 where hidden
+
+    def shown(self, picks: Array) -> int:
+        """Cells that groups at `picks` show."""
+        return int((self.quality[picks] > 0).any(0).sum())
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from mosaicmem.memory.reference import ReferenceView, retrieve_reference
 from mosaicmem.memory.retrieval import RetrievalConfig
 from mosaicmem.memory.store import PatchStore
 
+MUCH, LESS = 0.01, 0.02
+"""Shares of a view: what a group adds to a key view to be looked at beside it, and by how much less is too little."""
+
 
 def retrieve_window_reference(
     store: PatchStore,
@@ -38,11 +41,11 @@ def retrieve_window_reference(
     answers = {firsts[o]: retrieve_reference(store, views[firsts[o]], grid, config, now, at) for o in keys}
     for first, last in itertools.pairwise(keys):
         ends = [answers[firsts[o]] for o in (first, last)]
-        much = [[g for g, gain in zip(x.picked, x.gains, strict=True) if gain >= 0.01 * cells] for x in ends]
+        much = [[g for g, gain in zip(x.picked, x.gains, strict=True) if gain >= MUCH * cells] for x in ends]
         for o in range(first + 1, last):
             view = views[firsts[o]]
             answer = retrieve_reference(store, view, grid, config, now, at, among=much[0] + much[1])
-            if answer.shown < min(x.shown for x in ends) - 0.02 * cells:
+            if answer.shown < min(x.shown for x in ends) - LESS * cells:
                 answer = retrieve_reference(store, view, grid, config, now, at)
             answers[firsts[o]] = answer
     return [answers[i] for i in same]
