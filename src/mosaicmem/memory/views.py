@@ -401,7 +401,7 @@ class _Landing:
 
     def shown(self, picks: Array) -> int:
         """Cells that groups at `picks` show."""
-        return int((self.quality[picks] > 0).any(0).sum())
+        return int(np.count_nonzero(self.quality[picks].max(0, initial=0)))
 
 
 @dataclass(frozen=True)
