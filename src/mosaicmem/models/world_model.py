@@ -41,8 +41,8 @@ class SamplingConfig:
     steps: int = 2
     guidance: float = 1.0
     event_guidance: float = 12.0
-    guidance_limit: float = 0.08
-    shift: float = 5.0
+    guidance_limit: float = 0.1
+    shift: float = 14.0
     method: SamplerName = "multistep"
     use_cameras: bool = True
 
