@@ -317,7 +317,7 @@ def test_how_the_model_samples_is_set_from_the_next_step_on(tmp_path) -> None:
     async def script(app: Terminal, pilot: Pilot[None]) -> None:
         await pilot.press("comma")
         assert app.screen.query_one("#guidance", Input).value == "1.0"
-        assert app.screen.query_one("#guidance_limit", Input).value == "0.08"
+        assert app.screen.query_one("#guidance_limit", Input).value == "0.1"
         await fill(pilot, guidance="2.5", steps="4.5", guidance_limit="0")
         wrong = text_of(app.screen, "#wrong")
         assert "guidance limit: '0': expected 0.001 to 10" in wrong and "steps: '4.5': expected 1 to 50" in wrong

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from mosaicmem.generation.backend import Models
 from mosaicmem.generation.events import STAGES, RolloutEvent
 from mosaicmem.generation.keyframes import KeyframeConfig
 from mosaicmem.generation.noise import frame_noise
-from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout, rollout_step, to_u8
+from mosaicmem.generation.rollout import RolloutConfig, _told, from_u8, rollout, rollout_step, to_u8
 from mosaicmem.generation.script import Cue, Script
 from mosaicmem.generation.state import RolloutState, enter, observe, start
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.projection import pixel_centers
 from mosaicmem.memory.lifting import LiftingConfig
-from mosaicmem.memory.retrieval import retrieve
+from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, canvas, subframe_width
 from mosaicmem.models.generator import WindowRequest
 from mosaicmem.models.refiner import Refiner, RefinerConfig
@@ -543,3 +544,11 @@ def test_lifting_options_reach_the_first_frame():
     assert cut.store.num_patches <= sharp.store.num_patches
     assert int(cut.store.group(0).valid.sum()) < int(sharp.store.group(0).valid.sum())
     assert math.isclose(cut.scale, WALL)
+
+
+@pytest.mark.parametrize(
+    ("invents", "asked", "expected"), [(True, None, EDGE), (True, 3, 3), (False, None, None), (False, 0, 0)]
+)
+def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, expected):
+    models = SimpleNamespace(generator=SimpleNamespace(invents=invents))
+    assert _told(models, RetrievalConfig(edge=asked)) == RetrievalConfig(edge=expected)

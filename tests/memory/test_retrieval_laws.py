@@ -126,9 +126,10 @@ def test_R8_who_stood_here_is_read_whatever_others_show_in_front(own: int) -> No
     aside = [-0.13, -0.11, 0.11, 0.13]  # by which a cell of the pillar ends just before its edge
     places = [*aside[:own], 0.0, *aside[own:]]
     store = store_of(*(pillar(at, frame) for frame, at in enumerate(places)))
-    mosaic = retrieve(store, camera(), GRID)
-    assert bool((mosaic.source == own).all())
-    torch.testing.assert_close(mosaic.source_uv[0], GRID.cell_centers(F64), rtol=0, atol=1e-9)
+    for edge in (None, 1):  # all of them show the pillar
+        mosaic = retrieve(store, camera(), GRID, RetrievalConfig(edge=edge))
+        assert bool((mosaic.source == own).all())
+        torch.testing.assert_close(mosaic.source_uv[0], GRID.cell_centers(F64), rtol=0, atol=1e-9)
     assert not bool((retrieve(store, camera(), GRID, RetrievalConfig(look_past=0)).source == own).all())
 
 
@@ -156,13 +157,14 @@ def test_R8_what_moves_stays_wherever_it_was_seen(order: tuple[int, ...]) -> Non
     """A ball seen from three places at three heights: who stood here saw it elsewhere, not past an edge of it."""
     heights = (3, 4, 5)
     frames = [ball(0.05 * k, k, (heights[k], W // 2), (heights[k], W // 2 + 1)) for k in order]
-    mosaic = retrieve(store_of(*frames), camera(), GRID)
+    mosaic = retrieve(store_of(*frames), camera(), GRID, RetrievalConfig(edge=1))
     shown = (mosaic.depth[0] - 3).abs() < 0.01
     assert [bool(shown[i, W // 2]) for i in heights] == [True] * 3
     unasked = retrieve(store_of(*frames), camera(), GRID, RetrievalConfig(edge=None))
     assert int(((unasked.depth[0] - 3).abs() < 0.01)[list(heights), W // 2].sum()) == 1, "all but one are looked past"
     guessed = [replace(k, origin="generated") for k in frames]
-    same(retrieve(store_of(*guessed), camera(), GRID), unasked)  # a guess about a place is no other time
+    guess = retrieve(store_of(*guessed), camera(), GRID, RetrievalConfig(edge=1))
+    same(guess, unasked)  # a guess about a place is no other time
 
 
 def test_R8_what_moves_hides_even_where_nobody_is_asked_to_show_it() -> None:

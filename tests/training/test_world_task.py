@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.training.clips import CHANNELS, FRAMES, GRID, MICRO, make_latents, micro_vae, world_task, write_world
 
 from mosaicmem.errors import ConfigError
-from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
+from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
@@ -175,13 +175,13 @@ def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch, wh
     )
     assert start in [k.frame // STEP for k in keyframes]
     reference = clip.cameras[[STEP * (start + 1), STEP * (start + 2)]]
-    expected = retrieve(store, reference, GRID, RetrievalConfig())
+    expected = retrieve(store, reference, GRID, RetrievalConfig(edge=EDGE))
     assert torch.equal(expected.owner, mosaic.owner) and torch.equal(expected.source_uv, mosaic.source_uv)
     assert args == ("mixture",) and options["first_latent"] == 1
     generator = torch.Generator()
     generator.set_state(state)
     raw = [STEP * l + k for l in (start, start + 1) for k in (1, 2, 3)]
-    earlier = retrieve(store, clip.cameras[raw], GRID, RetrievalConfig()) if whole else None
+    earlier = retrieve(store, clip.cameras[raw], GRID, RetrievalConfig(edge=EDGE)) if whole else None
     kernel = None if vae is None else vae.kernel
     assert (kernel is not None) == whole
     times = torch.tensor([STEP * (start + 1), STEP * (start + 2)]).double() / 24

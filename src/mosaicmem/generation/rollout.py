@@ -25,7 +25,7 @@ from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.memory.mosaic import Mosaic
-from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
+from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment, assemble, canvas
 from mosaicmem.models.generator import Past, WindowRequest
@@ -124,7 +124,7 @@ def rollout_step(
     index = state.grid.frames_of_latents(len(window.cameras))[1:, -1]
     numbers = (window.first + index).tolist()
     with clock("retrieve"):
-        mosaic = retrieve(memory, window.cameras[index], state.grid, config.retrieval)
+        mosaic = retrieve(memory, window.cameras[index], state.grid, _told(models, config.retrieval))
         look = _look(models, state, window.cameras, mosaic, memory, config)
         request = _request(models, state, window.cameras, numbers, look, memory, config)
     with clock("denoise"):
@@ -230,6 +230,10 @@ def _memory(models: Models, state: RolloutState) -> PatchStore:
     return PatchStore.empty() if state.context is None else PatchStore.empty().insert(state.context)
 
 
+def _told(models: Models, retrieval: RetrievalConfig) -> RetrievalConfig:
+    return replace(retrieval, edge=EDGE) if models.generator.invents and retrieval.edge is None else retrieval
+
+
 class _Look(NamedTuple):
     """What memory shows of a window."""
 
@@ -247,7 +251,7 @@ def _look(
     earlier = None
     if models.generator.subframes or sharpen:
         frames = state.grid.frames_of_latents(len(cameras))[1:, :-1].flatten()
-        earlier = retrieve(memory, cameras[frames], state.grid, config.retrieval)
+        earlier = retrieve(memory, cameras[frames], state.grid, _told(models, config.retrieval))
     whole = mosaic if earlier is None else Mosaic.cat([mosaic, earlier])
     picture, good = canvas(memory, whole, config.retrieval.tau, kernel=models.vae.kernel)
     if not len(memory):

@@ -20,7 +20,7 @@ from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import lift
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Keyframe
-from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
+from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment, MemoryTokens, assemble, canvas, draw_alignment
 from mosaicmem.models.memory_batch import MemoryBatch
@@ -369,10 +369,10 @@ class WorldTask:
         for k in chosen:
             store = store.insert(_keyframe(clip, history[k], k, self.grid, error, level, generator))
         frames = self.grid.frames_of_latents(len(window))[1:]
-        mosaic = retrieve(store, window[frames[:, -1]], self.grid, RetrievalConfig())
+        mosaic = retrieve(store, window[frames[:, -1]], self.grid, RetrievalConfig(edge=EDGE))
         earlier = None
         if self.module.config.memory_subframes:
-            earlier = retrieve(store, window[frames[:, :-1].flatten()], self.grid, RetrievalConfig())
+            earlier = retrieve(store, window[frames[:, :-1].flatten()], self.grid, RetrievalConfig(edge=EDGE))
         drawn, kernel = None if plain else generator, None if self.vae is None else self.vae.kernel
         read = canvas(store, mosaic if earlier is None else Mosaic.cat([mosaic, earlier]), kernel=kernel)
         times = (STEP * start + frames[:, -1]).double() / FPS
