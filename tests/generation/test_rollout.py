@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, fields, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -550,5 +549,4 @@ def test_lifting_options_reach_the_first_frame():
     ("invents", "asked", "expected"), [(True, None, EDGE), (True, 3, 3), (False, None, None), (False, 0, 0)]
 )
 def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, expected):
-    models = SimpleNamespace(generator=SimpleNamespace(invents=invents))
-    assert _told(models, RetrievalConfig(edge=asked)) == RetrievalConfig(edge=expected)
+    assert _told(RetrievalConfig(edge=asked), invents) == RetrievalConfig(edge=expected)

@@ -53,8 +53,8 @@ class RetrievalConfig:
             generous at the edges of what stands in front; who looked from nearer by knows better.
         edge: Cells, in the view, within which a source that looked past something observed must show it too, where the
             other shows it: both saw its edge. One that shows it nowhere there saw another time, and what moves stays
-            wherever it was seen. None: nobody is asked, but by a rollout whose generator invents (`EDGE`): depth that is
-            spread between points, or otherwise off, would hide a frame from its own camera.
+            wherever it was seen. None: nobody is asked, but by a rollout whose generator invents (`EDGE`): depth that
+            is spread between points, or otherwise off, would hide a frame from its own camera.
         half_life: Seconds after which a group counts half in the ranking, or None. Never removes a group.
         generated: What a generated group counts in the ranking where an observed one counts 1: a guess about a place
             gives way to a look at it. Never removes a group.
