@@ -19,6 +19,7 @@ change their owner from one to the other.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -38,8 +39,6 @@ from unittest import mock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
-
-import itertools
 
 import numpy as np
 import torch

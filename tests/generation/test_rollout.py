@@ -16,7 +16,7 @@ from mosaicmem.generation.backend import Models
 from mosaicmem.generation.events import STAGES, RolloutEvent
 from mosaicmem.generation.keyframes import KeyframeConfig
 from mosaicmem.generation.noise import frame_noise
-from mosaicmem.generation.rollout import RolloutConfig, _told, from_u8, rollout, rollout_step, to_u8
+from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout, rollout_step, to_u8
 from mosaicmem.generation.script import Cue, Script
 from mosaicmem.generation.state import RolloutState, enter, observe, start
 from mosaicmem.geometry.cameras import Cameras
@@ -548,5 +548,21 @@ def test_lifting_options_reach_the_first_frame():
 @pytest.mark.parametrize(
     ("invents", "asked", "expected"), [(True, None, EDGE), (True, 3, 3), (False, None, None), (False, 0, 0)]
 )
-def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, expected):
-    assert _told(RetrievalConfig(edge=asked), invents) == RetrievalConfig(edge=expected)
+def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, expected, monkeypatch):
+    """Both times that memory is asked: for the reference frames, and for the raw frames before each."""
+
+    class Every(Compositor):
+        subframes = True
+
+    found = []
+
+    def recorded(store, cameras, grid, config):
+        found.append(config)
+        return retrieve(store, cameras, grid, config)
+
+    monkeypatch.setattr("mosaicmem.generation.rollout.retrieve", recorded)
+    models = replace(SYNTHETIC, vae=PixelShuffleVAE(1, 4), generator=Every(invents=invents))
+    rollout_step(
+        models, _started(models), _path([0.1, 0.2, 0.3, 0.4]), RolloutConfig(retrieval=RetrievalConfig(edge=asked))
+    )
+    assert found == [RetrievalConfig(edge=expected)] * 2

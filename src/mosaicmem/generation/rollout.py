@@ -231,6 +231,7 @@ def _memory(models: Models, state: RolloutState) -> PatchStore:
 
 
 def _told(retrieval: RetrievalConfig, invents: bool) -> RetrievalConfig:
+    """How memory is asked for a generator."""
     return replace(retrieval, edge=EDGE) if invents and retrieval.edge is None else retrieval
 
 
