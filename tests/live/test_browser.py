@@ -32,6 +32,10 @@ with served(path.parent, port=port, made=made) as found:
     while True:
         time.sleep(60)
 """
+# the next picture takes long to decode
+SLOW = """(() => { const real = window.createImageBitmap; window.createImageBitmap = async (blob) => {
+  window.createImageBitmap = real; const made = await real(blob);
+  await new Promise((done) => setTimeout(done, 700)); return made; }; return true; })()"""
 # mean difference from a picture that the page holds in `window.kept`
 DIFFERENCE = """(() => { const c = document.getElementById('view');
   const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let s = 0;
@@ -144,6 +148,15 @@ def test_walk_come_back_edit_reload_and_survive_a_killed_server(tmp_path) -> Non
         before = frame(page)
         page.press("q", seconds=1.0)
         page.wait(f"+document.getElementById('where').textContent.replace(/[^0-9]/g, '') > {before} + 1")
+
+        # a picture that takes long to decode does not come after a newer one
+        before = settled(page)
+        page.run(SLOW)
+        for key in "q", "e":
+            come = page.run("+document.getElementById('time').max")
+            page.tap(key)
+            page.wait(f"+document.getElementById('time').max > {come}")  # the message has come
+        assert settled(page) == before + 2
 
         # the timeline shows an earlier frame and lets go of it
         now = settled(page)

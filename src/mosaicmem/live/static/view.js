@@ -19,6 +19,7 @@ export class View {
     this.where = dom.where;
     this.legend = dom.legend;
     this.colour = dom.colour;
+    this.turn = null; // the promise of all that came so far
     this.queue = [];
     this.playing = false;
     this.past = false; // showing a frame of the timeline
@@ -40,15 +41,20 @@ export class View {
   }
 
   // what a message brings; `drawn` is called when its newest frame is on the screen
-  async show(message, drawn) {
+  show(message, drawn) {
     const { frames, mosaic } = message.pictures;
-    const [pictures, remembered] = await Promise.all([Promise.all(frames.map(decode)), mosaic ? decode(mosaic) : null]);
+    // messages are shown in the order of coming, whichever picture is decoded first
+    this.turn = Promise.all([Promise.all(frames.map(decode)), mosaic ? decode(mosaic) : null, this.turn])
+      .then(([pictures, remembered]) => this.add(message, pictures, remembered, drawn))
+      .catch((error) => console.error(error));
+  }
+
+  add(message, pictures, remembered, drawn) {
     const first = !this.tokens;
     this.tokens = message.tokens;
     this.known = message.known;
     this.frame = message.frame;
-    if (remembered) this.mosaic.getContext("2d").drawImage(remembered, 0, 0);
-    else this.mosaic.getContext("2d").drawImage(pictures.at(-1), 0, 0);
+    this.mosaic.getContext("2d").drawImage(remembered ?? pictures.at(-1), 0, 0);
     if (this.queue.length > 8) this.queue.length = 0; // far behind: the newest is what counts
     this.queue.push(...pictures.map((picture, i) => ({
       picture, number: message.frames[i], last: i === pictures.length - 1, drawn, pace: pictures.length > 1 ? 55 : 0,
