@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +118,16 @@ def test_columns_are_those_of_the_store_that_is_asked() -> None:
         np.testing.assert_array_equal(found.centers, store.centers.numpy().reshape(-1))
         for name in found._fields[1:]:
             np.testing.assert_array_equal(getattr(found, name), getattr(store, name).numpy())
+
+
+def test_columns_are_forgotten_with_their_store() -> None:
+    store, other = random_store(3, 0), random_store(3, 1)
+    kept = weakref.ref(columns(store).centers)
+    assert kept() is not None, "control: the array itself is kept"
+    columns(other)
+    assert kept() is None
+    kept = weakref.ref(columns(store).centers)
+    del store
+    gc.collect()
+    assert kept() is None
+    assert len(columns(other).radii) == other.num_patches

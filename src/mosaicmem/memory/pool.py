@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,19 +38,28 @@ class Columns(NamedTuple):
 
 
 def columns(store: PatchStore) -> Columns:
-    """Of any store; those of the one that was asked for last are kept, since to make them takes as long as a kernel."""
+    """Of any store; those of the one that was asked for last are kept as long as it is, since to make them takes as
+    long as a kernel."""
     global _last
-    of, found = _last
-    if of() is not store:
-        found = Columns(
-            store.centers.numpy().reshape(-1),
-            *(getattr(store, name).numpy() for name in Columns._fields[1:]),
-        )
-        _last = weakref.ref(store), found
+    last = _last  # another thread may ask for another store meanwhile
+    if last is not None and last[0]() is store:
+        return last[1]
+    found = Columns(
+        store.centers.numpy().reshape(-1),
+        *(getattr(store, name).numpy() for name in Columns._fields[1:]),
+    )
+    _last = weakref.ref(store, _forget), found
     return found
 
 
-_last: tuple[Callable[[], PatchStore | None], Columns] = (lambda: None), Columns(*[np.empty(0)] * 10)
+def _forget(store: weakref.ref[PatchStore]) -> None:
+    global _last
+    last = _last
+    if last is not None and last[0] is store:
+        _last = None
+
+
+_last: tuple[weakref.ref[PatchStore], Columns] | None = None
 
 
 def candidates(store: PatchStore, viewmat: Array, K: Array, grid: TokenGrid, near: float, shown: Array) -> Array:
