@@ -16,7 +16,8 @@ from mosaicmem.io.world import WorldFile, verify
 from mosaicmem.live.commands import Edit, Jump, Load, Memory, Move, Redo, Save, Say, Undo, parse, parse_choice
 from mosaicmem.live.steps import STEEPEST, path_of
 from mosaicmem.live.walk import Walk, describe
-from mosaicmem.memory import editing
+from mosaicmem.memory import editing, retrieval
+from mosaicmem.memory.retrieval import EDGE
 
 ERASE = Edit("erase", parse_choice(THING))
 OUT = [Move(forward=0.1), Move(yaw=6.0), Move(right=0.1, tilt=-4.0)]
@@ -380,3 +381,22 @@ def test_lengths_have_a_unit_where_the_file_knows_it(tmp_path) -> None:
         for metric, unit in ((None, ""), (False, ""), (True, "m")):
             w.world.describe({**w.world.meta, "metric": metric})
             assert describe(w)["unit"] == unit
+
+
+@pytest.mark.parametrize(("invents", "edge"), [(True, EDGE), (False, None)])
+def test_memory_is_shown_as_the_generator_is_told_of_it(tmp_path, monkeypatch, invents, edge) -> None:
+    """Steps, the picture of what memory shows, edits and jumps ask in one way."""
+    asked = []
+
+    class Spied(retrieval.Call):
+        def __init__(self, store, cameras, grid, config) -> None:
+            asked.append(config.edge)
+            super().__init__(store, cameras, grid, config)
+
+    w = walk(tmp_path / "w.mosaic", invents=invents)
+    with w.world:
+        monkeypatch.setattr(retrieval, "Call", Spied)
+        for command in (Move(yaw=6.0), ERASE, Undo(), Jump(frame=w.frame)):
+            w.do(command)
+            assert len(w.mosaic.cameras) == 1
+    assert len(asked) > 6 and set(asked) == {edge}

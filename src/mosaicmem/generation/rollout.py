@@ -124,7 +124,7 @@ def rollout_step(
     index = state.grid.frames_of_latents(len(window.cameras))[1:, -1]
     numbers = (window.first + index).tolist()
     with clock("retrieve"):
-        mosaic = retrieve(memory, window.cameras[index], state.grid, _told(config.retrieval, models.generator.invents))
+        mosaic = retrieve(memory, window.cameras[index], state.grid, told(config.retrieval, models.generator.invents))
         look = _look(models, state, window.cameras, mosaic, memory, config)
         request = _request(models, state, window.cameras, numbers, look, memory, config)
     with clock("denoise"):
@@ -230,8 +230,8 @@ def _memory(models: Models, state: RolloutState) -> PatchStore:
     return PatchStore.empty() if state.context is None else PatchStore.empty().insert(state.context)
 
 
-def _told(retrieval: RetrievalConfig, invents: bool) -> RetrievalConfig:
-    """How memory is asked for a generator."""
+def told(retrieval: RetrievalConfig, invents: bool) -> RetrievalConfig:
+    """How memory is asked for a generator, which may be one that `invents`."""
     return replace(retrieval, edge=EDGE) if invents and retrieval.edge is None else retrieval
 
 
@@ -252,7 +252,7 @@ def _look(
     earlier = None
     if models.generator.subframes or sharpen:
         frames = state.grid.frames_of_latents(len(cameras))[1:, :-1].flatten()
-        earlier = retrieve(memory, cameras[frames], state.grid, _told(config.retrieval, models.generator.invents))
+        earlier = retrieve(memory, cameras[frames], state.grid, told(config.retrieval, models.generator.invents))
     whole = mosaic if earlier is None else Mosaic.cat([mosaic, earlier])
     picture, good = canvas(memory, whole, config.retrieval.tau, kernel=models.vae.kernel)
     if not len(memory):

@@ -196,7 +196,7 @@ class Broadcast:
     ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
         blobs = [("frame", encoded) for encoded in pictures]
         if walk.maker.generates:  # elsewhere the frame is what memory shows
-            config = walk.maker.config.retrieval
+            config = walk.maker.retrieval
             ((frame, good),) = remembered(walk.maker.models.vae, walk.state.store, walk.mosaic, config)
             blobs.append(("mosaic", protocol.picture(hatched(to_u8(frame[None])[0], good))))
         header = {

@@ -48,8 +48,8 @@ def moved_to(maker: Maker, state: RolloutState, camera: Cameras) -> RolloutState
 
 
 def _view(maker: Maker, store: PatchStore, state: RolloutState) -> tuple[Float[Tensor, "3 H W"], Tensor]:
-    mosaic = retrieve(store, state.camera, state.grid, maker.config.retrieval)
-    ((picture, good),) = remembered(maker.models.vae, store, mosaic, maker.config.retrieval)
+    mosaic = retrieve(store, state.camera, state.grid, maker.retrieval)
+    ((picture, good),) = remembered(maker.models.vae, store, mosaic, maker.retrieval)
     return picture.float(), torch.from_numpy(good)
 
 

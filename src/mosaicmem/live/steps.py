@@ -13,7 +13,7 @@ from mosaicmem._shapes import Float, Tensor
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.clock import Clock
 from mosaicmem.generation.events import RolloutEvent
-from mosaicmem.generation.rollout import RolloutConfig, rollout_step, statistics, to_u8
+from mosaicmem.generation.rollout import RolloutConfig, rollout_step, statistics, to_u8, told
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
@@ -53,6 +53,11 @@ class Maker:
         return self.models.label if self.generates else "[memory]"
 
     @property
+    def retrieval(self) -> RetrievalConfig:
+        """How memory is asked, by the generator and for all that is shown of memory."""
+        return told(self.config.retrieval, self.generates and self.models.generator.invents)
+
+    @property
     def frames(self) -> int:
         """Frames of the shortest step."""
         return self.models.vae.temporal if self.generates else 1
@@ -60,7 +65,7 @@ class Maker:
     def step(self, state: RolloutState, cameras: Cameras, memory: bool) -> Seen:
         """A frame for each of `cameras`; the mosaic of the last one, where it is known already."""
         if not self.generates:
-            return recall_step(self.models.vae, state, cameras, self.config.retrieval)
+            return recall_step(self.models.vae, state, cameras, self.retrieval)
         models = self.models if memory else without_memory(self.models)
         return *rollout_step(models, state, cameras, self.config), None
 

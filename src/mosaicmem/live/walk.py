@@ -109,7 +109,7 @@ class Walk:
     def mosaic(self) -> Mosaic:
         """What memory shows in the view that is looked at."""
         if self._mosaic is None:
-            self._mosaic = retrieve(self.state.store, self.state.camera, self.state.grid, self.maker.config.retrieval)
+            self._mosaic = retrieve(self.state.store, self.state.camera, self.state.grid, self.maker.retrieval)
         return self._mosaic
 
     def do(self, command: c.Command) -> Outcome:
@@ -146,7 +146,7 @@ class Walk:
         """The frame that is looked at, once more."""
         frame = to_u8(self.state.last_frame[None])
         if not self.maker.generates:
-            ((_, good),) = remembered(self.maker.models.vae, self.state.store, self.mosaic, self.maker.config.retrieval)
+            ((_, good),) = remembered(self.maker.models.vae, self.state.store, self.mosaic, self.maker.retrieval)
             frame = hatched(frame[0], good)[None]
         return Outcome(
             frame,

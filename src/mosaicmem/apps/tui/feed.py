@@ -228,7 +228,7 @@ def _mosaic(walk: Walk, shown: NDArray[np.uint8]) -> Picture:
     """What memory shows in the view; where nothing is generated that is the frame itself."""
     if not walk.maker.generates:
         return shown
-    config = walk.maker.config.retrieval
+    config = walk.maker.retrieval
     ((frame, good),) = remembered(walk.maker.models.vae, walk.state.store, walk.mosaic, config)
     return hatched(to_u8(frame[None])[0], good)
 

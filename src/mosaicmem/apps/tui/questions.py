@@ -99,7 +99,7 @@ def share_now(walk: Walk, frame: int) -> float:
         return 0.0
     here = walk.state.camera
     camera = Cameras.from_c2w(walk.poses[frame][None].double(), here.Ks, here.width, here.height)
-    return float(retrieve(walk.state.store, camera, walk.state.grid, walk.maker.config.retrieval).coverage[0])
+    return float(retrieve(walk.state.store, camera, walk.state.grid, walk.maker.retrieval).coverage[0])
 
 
 def thing_at(walk: Walk, u: float, v: float) -> tuple[Choice, str]:
@@ -166,7 +166,7 @@ def _marked(picture: Picture, points: torch.Tensor, camera: Cameras) -> Picture:
 
 
 def _remembered(walk: Walk, store: PatchStore, camera: Cameras) -> Remembered:
-    config = walk.maker.config.retrieval
+    config = walk.maker.retrieval
     mosaic = retrieve(store, camera, walk.state.grid, config)
     ((frame, good),) = remembered(walk.maker.models.vae, store, mosaic, config)
     picture = hatched(to_u8(frame[None].to(torch.float32))[0], good)
