@@ -16,6 +16,7 @@ from tests.training.clips import CHANNELS, FRAMES, GRID, MICRO, make_latents, mi
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
+from mosaicmem.models import conditioning
 from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
@@ -405,22 +406,20 @@ def test_what_memory_shows_of_moving_things_counts_as_much_as_the_truth(tmp_path
         asked.append((store, retrieve(store, cameras, *args)))
         return asked[-1][1]
 
-    monkeypatch.setattr(module, "retrieve", spied)
+    monkeypatch.setattr(conditioning, "retrieve", spied)
     task, more = world_task([path], None, model, moving=3.0, **STEADY), 0
     for index in range(4):
         asked.clear()
         sample = task._sample([path], index)
-        told = []
-        for store, mosaic in asked:
-            one = torch.zeros(mosaic.good.shape)
-            for v, y, x in mosaic.good.nonzero().tolist():
-                k = store.group(int(mosaic.source[v, y, x])).keyframe.frame // STEP
-                column, row = (int(a // 8) for a in mosaic.source_uv[v, y, x])
-                one[v, y, x] = moved[max(k - 1, 0), row, column]
-            told.append(one.unflatten(0, (2, -1)))
+        ((store, mosaic),) = asked
+        told = torch.zeros(mosaic.good.shape)
+        for v, y, x in mosaic.good.nonzero().tolist():
+            k = store.group(int(mosaic.source[v, y, x])).keyframe.frame // STEP
+            column, row = (int(a // 8) for a in mosaic.source_uv[v, y, x])
+            told[v, y, x] = moved[max(k - 1, 0), row, column]
         start = _start_of(sample, path)
         truth = moved[start : start + 2]
-        expected = torch.maximum(truth, torch.cat(told, 1).mean(1))
+        expected = torch.maximum(truth, told.unflatten(0, (2, -1)).mean(1))
         assert torch.allclose(sample["weight"], 1 + 3 * expected[None], atol=1e-6)
         more += int((expected > truth).sum())
     assert more > 20, "control: memory has a say"

@@ -24,10 +24,9 @@ from mosaicmem.generation.noise import frame_noise
 from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
-from mosaicmem.memory.mosaic import Mosaic
-from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
+from mosaicmem.memory.retrieval import EDGE, RetrievalConfig
 from mosaicmem.memory.store import PatchStore
-from mosaicmem.models.conditioning import Alignment, assemble, canvas
+from mosaicmem.models.conditioning import Alignment, WindowView, assemble, look
 from mosaicmem.models.generator import Past, WindowRequest
 from mosaicmem.models.refiner import refine
 from mosaicmem.models.synthetic import push_pull
@@ -124,16 +123,27 @@ def rollout_step(
     index = state.grid.frames_of_latents(len(window.cameras))[1:, -1]
     numbers = (window.first + index).tolist()
     with clock("retrieve"):
-        mosaic = retrieve(memory, window.cameras[index], state.grid, told(config.retrieval, models.generator.invents))
-        look = _look(models, state, window.cameras, mosaic, memory, config)
-        request = _request(models, state, window.cameras, numbers, look, memory, config)
+        sharpen = _sharpens(models, memory, config)
+        view = look(
+            memory,
+            window.cameras,
+            state.grid,
+            told(config.retrieval, models.generator.invents),
+            every=models.generator.subframes or sharpen,
+            kernel=models.vae.kernel,
+        )
+        if not len(memory):  # which does not say how many channels nothing has
+            view = replace(view, latents=torch.zeros(*view.good.shape[:2], *state.anchor.shape))
+        mosaic = view.mosaic
+        request = _request(models, state, window.cameras, numbers, view, memory, config)
     with clock("denoise"):
         latents = models.generator.generate(request)
     with clock("decode"):
         clip = torch.cat([state.anchor[None], latents]).transpose(0, 1)[None]
         frames = models.vae.decode_video(clip)[0].transpose(0, 1)
-        if look.every is not None and models.refiner is not None:
-            frames = torch.cat([frames[:1], refine(models.refiner, models.vae, frames[1:], *look.every)])
+        if sharpen and models.refiner is not None:
+            shown = view.latents.flatten(0, 1), view.good.flatten(0, 1)
+            frames = torch.cat([frames[:1], refine(models.refiner, models.vae, frames[1:], *shown)])
         frames = frames[: len(window.cameras)]
         # the given frame itself, not its reconstruction
         frames = torch.cat([state.last_frame[None], frames[1:]])
@@ -235,36 +245,10 @@ def told(retrieval: RetrievalConfig, invents: bool) -> RetrievalConfig:
     return replace(retrieval, edge=EDGE) if invents and retrieval.edge is None else retrieval
 
 
-class _Look(NamedTuple):
-    """What memory shows of a window."""
-
-    mosaic: Mosaic  # of its reference frames
-    earlier: Mosaic | None  # and of the raw frames before each
-    read: tuple[Tensor, Tensor]  # latents of both, one after the other, and the cells that are good
-    every: tuple[Tensor, Tensor] | None  # the same, frame by frame, for the refiner
-
-
-def _look(
-    models: Models, state: RolloutState, cameras: Cameras, mosaic: Mosaic, memory: PatchStore, config: RolloutConfig
-) -> _Look:
-    sharpen = config.refine and models.refiner is not None and models.generator.use_memory and len(memory) > 0
-    sharpen = sharpen and config.alignment != "rope"
-    earlier = None
-    if models.generator.subframes or sharpen:
-        frames = state.grid.frames_of_latents(len(cameras))[1:, :-1].flatten()
-        earlier = retrieve(memory, cameras[frames], state.grid, told(config.retrieval, models.generator.invents))
-    whole = mosaic if earlier is None else Mosaic.cat([mosaic, earlier])
-    picture, good = canvas(memory, whole, config.retrieval.tau, kernel=models.vae.kernel)
-    if not len(memory):
-        picture = torch.zeros(len(whole), *state.anchor.shape)
-    every = None
-    if sharpen:
-        by_frame = [
-            torch.cat([x[len(mosaic) :].unflatten(0, (len(mosaic), -1)), x[: len(mosaic), None]], dim=1).flatten(0, 1)
-            for x in (picture, good)
-        ]
-        every = by_frame[0], by_frame[1]
-    return _Look(mosaic, earlier if models.generator.subframes else None, (picture, good), every)
+def _sharpens(models: Models, memory: PatchStore, config: RolloutConfig) -> bool:
+    """Whether frames are refined by what memory shows of them."""
+    able = config.refine and models.refiner is not None and config.alignment != "rope"
+    return able and models.generator.use_memory and len(memory) > 0
 
 
 def _request(
@@ -272,11 +256,10 @@ def _request(
     state: RolloutState,
     cameras: Cameras,
     numbers: list[int],
-    look: _Look,
+    view: WindowView,
     memory: PatchStore,
     config: RolloutConfig,
 ) -> WindowRequest:
-    mosaic, (picture, good) = look.mosaic, look.read
     anchor = state.anchor
     if config.anchor_noise:
         # negative: no frame is generated from this noise
@@ -284,16 +267,16 @@ def _request(
         anchor = anchor + config.anchor_noise * noise.to(anchor)
     return WindowRequest(
         anchor=anchor,
-        canvas=picture[: len(mosaic)].to(state.anchor.dtype),
-        good=good[: len(mosaic)],
+        canvas=view.latents[:, -1].to(state.anchor.dtype),
+        good=view.good[:, -1],
         tokens=assemble(
             memory,
-            mosaic,
+            view.mosaic,
             config.alignment,
             first_latent=1,
-            subframes=look.earlier,
+            subframes=view.earlier if models.generator.subframes else None,
             times=torch.tensor(numbers, dtype=torch.float64) / state.fps,
-            read=look.read,
+            read=view.read,
             tau=config.retrieval.tau,
         ),
         cameras=cameras.recentred().scaled(1 / state.scale),

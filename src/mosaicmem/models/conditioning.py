@@ -14,11 +14,12 @@ import torch
 
 from mosaicmem._shapes import Bool, Float, Int, Tensor
 from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.geometry.warps import inverse_depth_slopes
 from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Group
-from mosaicmem.memory.retrieval import RetrievalConfig
+from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.ops.latent_kernel import read_between
 from mosaicmem.ops.warped_latent import cells_to_tokens, gather_cells, repeat_nearest_good
@@ -121,6 +122,61 @@ def canvas(
             read = torch.where((known & (counted > 0))[..., None], sharp, read)
         values, weight = values + read, weight + counted
     return values.permute(0, 3, 1, 2), mosaic.good & (weight > 0)
+
+
+@dataclass(frozen=True)
+class WindowView:
+    """What memory shows of the `l` latents of a window, see `look`.
+
+    Attributes:
+        mosaic: At the reference frame of every latent, which is its last.
+        earlier: At the raw frames before each, in order; None if they were not asked for.
+        latents: `[l t c h w]` what `canvas` reads at the frames asked for: those before, then the reference frame.
+        good: `[l t h w]` cells of them that memory serves.
+    """
+
+    mosaic: Mosaic
+    earlier: Mosaic | None
+    latents: Float[Tensor, "l t c h w"]
+    good: Bool[Tensor, "l t h w"]
+
+    @property
+    def read(self) -> tuple[Float[Tensor, "v c h w"], Bool[Tensor, "v h w"]]:
+        """Latents and good cells of the views of `mosaic` and, after them, of `earlier`, as `assemble` takes them."""
+        latents, good = (torch.cat([x[:, -1], x[:, :-1].flatten(0, 1)]) for x in (self.latents, self.good))
+        return latents, good
+
+
+def look(
+    store: PatchStore,
+    cameras: Cameras,
+    grid: TokenGrid,
+    retrieval: RetrievalConfig,
+    *,
+    every: bool,
+    kernel: Tensor | None = None,
+) -> WindowView:
+    """Ask memory for a window, all its frames at once: those that follow each other share the work.
+
+    Args:
+        store: The memory.
+        cameras: Of the window's raw frames, that of its clean anchor first.
+        grid: Token grid of the views.
+        retrieval: How memory is asked.
+        every: Ask for every raw frame, not for reference frames alone.
+        kernel: Of the autoencoder, to read between cells (see `canvas`).
+    """
+    frames = grid.frames_of_latents(len(cameras))[1:]
+    frames = frames if every else frames[:, -1:]
+    whole = retrieve(store, cameras[frames.flatten()], grid, retrieval)
+    latents, good = canvas(store, whole, retrieval.tau, kernel=kernel)
+    at, (l, t) = torch.arange(frames.numel()).view_as(frames), frames.shape
+    return WindowView(
+        mosaic=whole[at[:, -1].tolist()],
+        earlier=whole[at[:, :-1].flatten().tolist()] if every else None,
+        latents=latents.unflatten(0, (l, t)),
+        good=good.unflatten(0, (l, t)),
+    )
 
 
 def assemble(

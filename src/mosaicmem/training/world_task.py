@@ -18,11 +18,10 @@ from mosaicmem.errors import ConfigError, refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import lift
-from mosaicmem.memory.mosaic import Mosaic
 from mosaicmem.memory.patches import Keyframe
-from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
+from mosaicmem.memory.retrieval import EDGE, RetrievalConfig
 from mosaicmem.memory.store import PatchStore
-from mosaicmem.models.conditioning import Alignment, MemoryTokens, assemble, canvas, draw_alignment
+from mosaicmem.models.conditioning import Alignment, MemoryTokens, assemble, draw_alignment, look
 from mosaicmem.models.memory_batch import MemoryBatch
 from mosaicmem.models.text import tokenize
 from mosaicmem.models.transformer import TransformerConfig
@@ -369,22 +368,18 @@ class WorldTask:
         error = 0.0 if plain else cfg.depth_error
         for k in chosen:
             store = store.insert(_keyframe(clip, history[k], k, self.grid, error, level, generator))
-        frames = self.grid.frames_of_latents(len(window))[1:]
-        mosaic = retrieve(store, window[frames[:, -1]], self.grid, RetrievalConfig(edge=EDGE))
-        earlier = None
-        if self.module.config.memory_subframes:
-            earlier = retrieve(store, window[frames[:, :-1].flatten()], self.grid, RetrievalConfig(edge=EDGE))
-        drawn, kernel = None if plain else generator, None if self.vae is None else self.vae.kernel
-        read = canvas(store, mosaic if earlier is None else Mosaic.cat([mosaic, earlier]), kernel=kernel)
-        moves = moves_in_memory(clip, store, mosaic)[:, None]
-        if earlier is not None:
-            moves = torch.cat([moves, moves_in_memory(clip, store, earlier).unflatten(0, (len(moves), -1))], dim=1)
-        times = (STEP * start + frames[:, -1]).double() / FPS
+        kernel = None if self.vae is None else self.vae.kernel
+        whole = bool(self.module.config.memory_subframes)
+        view = look(store, window, self.grid, RetrievalConfig(edge=EDGE), every=whole, kernel=kernel)
+        moves = moves_in_memory(clip, store, view.mosaic)[:, None]
+        if view.earlier is not None:
+            moves = torch.cat([moves, moves_in_memory(clip, store, view.earlier).unflatten(0, (len(moves), -1))], dim=1)
+        times = (STEP * (start + 1 + torch.arange(len(moves)))).double() / FPS
         tokens = assemble(
-            store, mosaic, alignment,
-            first_latent=1, subframes=earlier, times=times, read=read, generator=drawn,
+            store, view.mosaic, alignment,
+            first_latent=1, subframes=view.earlier, times=times, read=view.read, generator=None if plain else generator,
         )  # fmt: skip
-        return tokens, (read[0][: cfg.latents], read[1][: cfg.latents]), moves.mean(1)
+        return tokens, (view.latents[:, -1], view.good[:, -1]), moves.mean(1)
 
     def _collate(self, samples: list[dict[str, Any]], memory: bool = True) -> WorldBatch:
         width = self.module.config.in_channels * self.grid.patch**2
