@@ -33,7 +33,7 @@ from mosaicmem.training.cache import STEP
 from mosaicmem.training.distributed import on_device, sixteen_bits
 from mosaicmem.training.latent_clip import LatentClip, read_latents
 from mosaicmem.training.twins import TWINS, deal, families, twins_apart
-from mosaicmem.training.weights import cell_weights, channel_weights, moves_in_memory, pixel_loss
+from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 from mosaicmem.worlds.episodes import FPS
 
 BUSIEST_OF = 8
@@ -294,14 +294,14 @@ class WorldTask:
             level = float(rng.uniform(0, 0.15))
             anchor = anchor + level * torch.randn(anchor.shape, generator=generator)
             past = None if past is None else past + level * torch.randn(past.shape, generator=generator)
-        tokens, shown, moves = self._memory(clip, history, start, told, window, rng, generator, plain, alignment)
+        tokens, shown = self._memory(clip, history, start, told, window, rng, generator, plain, alignment)
         with_cameras = plain or rng.random() >= cfg.no_cameras
         sigma = draw_sigma(1, generator, cfg.shift)
         return {
             "latents": torch.cat([anchor, groups]).transpose(0, 1),
             "sigma": sigma[0],
             "noise": torch.randn(groups.transpose(0, 1).shape, generator=generator),
-            "weight": cell_weights(clip, slice(start, start + cfg.latents), cfg.moving, cfg.moving_most, moves),
+            "weight": cell_weights(clip, slice(start, start + cfg.latents), cfg.moving, cfg.moving_most),
             "prompt": _prompt(clip, told) if plain or rng.random() >= cfg.no_text else "",
             "tokens": tokens,
             "shown": shown,
@@ -354,15 +354,14 @@ class WorldTask:
     def _memory(
         self, clip: LatentClip, history: Tensor, start: int, told: bool, window: Cameras,
         rng: np.random.Generator, generator: torch.Generator, plain: bool, alignment: Alignment,
-    ) -> tuple[MemoryTokens | None, tuple[Tensor, Tensor] | None, Tensor | None]:  # fmt: skip
-        """What memory would show of this window: as tokens, as a picture of its reference frames (`canvas`), and where
-        that shows what moves (`[l h w]`)."""
+    ) -> tuple[MemoryTokens | None, tuple[Tensor, Tensor] | None]:  # fmt: skip
+        """What memory would show of this window, as tokens and as a picture of its reference frames (`canvas`)."""
         cfg = self.settings
         chosen = choose_keyframes(
             len(clip.image), start, cfg, rng, clip.event_frame if clip.event and not told else None
         )
         if not plain and rng.random() < cfg.no_memory:
-            return None, None, None
+            return None, None
         store = PatchStore.empty()
         level = float(rng.uniform(0, 0.15)) if not plain and rng.random() < cfg.degrade else 0.0
         error = 0.0 if plain else cfg.depth_error
@@ -371,15 +370,12 @@ class WorldTask:
         kernel = None if self.vae is None else self.vae.kernel
         whole = bool(self.module.config.memory_subframes)
         view = look(store, window, self.grid, RetrievalConfig(edge=EDGE), every=whole, kernel=kernel)
-        moves = moves_in_memory(clip, store, view.mosaic)[:, None]
-        if view.earlier is not None:
-            moves = torch.cat([moves, moves_in_memory(clip, store, view.earlier).unflatten(0, (len(moves), -1))], dim=1)
-        times = (STEP * (start + 1 + torch.arange(len(moves)))).double() / FPS
+        times = (STEP * (start + 1 + torch.arange(len(view.mosaic)))).double() / FPS
         tokens = assemble(
             store, view.mosaic, alignment,
             first_latent=1, subframes=view.earlier, times=times, read=view.read, generator=None if plain else generator,
         )  # fmt: skip
-        return tokens, (view.latents[:, -1], view.good[:, -1]), moves.mean(1)
+        return tokens, (view.latents[:, -1], view.good[:, -1])
 
     def _collate(self, samples: list[dict[str, Any]], memory: bool = True) -> WorldBatch:
         width = self.module.config.in_channels * self.grid.patch**2
