@@ -549,7 +549,7 @@ def test_lifting_options_reach_the_first_frame():
     ("invents", "asked", "expected"), [(True, None, EDGE), (True, 3, 3), (False, None, None), (False, 0, 0)]
 )
 def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, expected, monkeypatch):
-    """The one time that memory is asked: for the reference frames and for the raw frames before each."""
+    """Both times that memory is asked: for the reference frames, and for the raw frames before each."""
 
     class Every(Compositor):
         subframes = True
@@ -557,7 +557,7 @@ def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, ex
     found = []
 
     def recorded(store, cameras, grid, config):
-        found.append((config, len(cameras)))
+        found.append(config)
         return retrieve(store, cameras, grid, config)
 
     monkeypatch.setattr("mosaicmem.models.conditioning.retrieve", recorded)
@@ -565,4 +565,4 @@ def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, ex
     rollout_step(
         models, _started(models), _path([0.1, 0.2, 0.3, 0.4]), RolloutConfig(retrieval=RetrievalConfig(edge=asked))
     )
-    assert found == [(RetrievalConfig(edge=expected), 4)]
+    assert found == [RetrievalConfig(edge=expected)] * 2

@@ -133,7 +133,8 @@ def rollout_step(
             kernel=models.vae.kernel,
         )
         if not len(memory):  # which does not say how many channels nothing has
-            view = replace(view, latents=torch.zeros(*view.good.shape[:2], *state.anchor.shape))
+            good = view.read[1]
+            view = replace(view, read=(torch.zeros(len(good), *state.anchor.shape), good))
         mosaic = view.mosaic
         request = _request(models, state, window.cameras, numbers, view, memory, config)
     with clock("denoise"):
@@ -142,8 +143,7 @@ def rollout_step(
         clip = torch.cat([state.anchor[None], latents]).transpose(0, 1)[None]
         frames = models.vae.decode_video(clip)[0].transpose(0, 1)
         if sharpen and models.refiner is not None:
-            shown = view.latents.flatten(0, 1), view.good.flatten(0, 1)
-            frames = torch.cat([frames[:1], refine(models.refiner, models.vae, frames[1:], *shown)])
+            frames = torch.cat([frames[:1], refine(models.refiner, models.vae, frames[1:], *view.frames)])
         frames = frames[: len(window.cameras)]
         # the given frame itself, not its reconstruction
         frames = torch.cat([state.last_frame[None], frames[1:]])
@@ -260,15 +260,15 @@ def _request(
     memory: PatchStore,
     config: RolloutConfig,
 ) -> WindowRequest:
-    anchor = state.anchor
+    anchor, (picture, good) = state.anchor, view.read
     if config.anchor_noise:
         # negative: no frame is generated from this noise
         noise = frame_noise(state.seed, [-state.next_frame], tuple(anchor.shape))[0]
         anchor = anchor + config.anchor_noise * noise.to(anchor)
     return WindowRequest(
         anchor=anchor,
-        canvas=view.latents[:, -1].to(state.anchor.dtype),
-        good=view.good[:, -1],
+        canvas=picture[: len(view.mosaic)].to(state.anchor.dtype),
+        good=good[: len(view.mosaic)],
         tokens=assemble(
             memory,
             view.mosaic,

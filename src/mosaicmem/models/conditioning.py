@@ -131,19 +131,19 @@ class WindowView:
     Attributes:
         mosaic: At the reference frame of every latent, which is its last.
         earlier: At the raw frames before each, in order; None if they were not asked for.
-        latents: `[l t c h w]` what `canvas` reads at the frames asked for: those before, then the reference frame.
-        good: `[l t h w]` cells of them that memory serves.
+        read: Latents `[v c h w]` that `canvas` reads for the views of `mosaic` and, after them, of `earlier`, and the
+            cells `[v h w]` of them that memory serves.
     """
 
     mosaic: Mosaic
     earlier: Mosaic | None
-    latents: Float[Tensor, "l t c h w"]
-    good: Bool[Tensor, "l t h w"]
+    read: tuple[Float[Tensor, "v c h w"], Bool[Tensor, "v h w"]]
 
     @property
-    def read(self) -> tuple[Float[Tensor, "v c h w"], Bool[Tensor, "v h w"]]:
-        """Latents and good cells of the views of `mosaic` and, after them, of `earlier`, as `assemble` takes them."""
-        latents, good = (torch.cat([x[:, -1], x[:, :-1].flatten(0, 1)]) for x in (self.latents, self.good))
+    def frames(self) -> tuple[Float[Tensor, "v c h w"], Bool[Tensor, "v h w"]]:
+        """`read` in the order of time."""
+        l = len(self.mosaic)
+        latents, good = (torch.cat([x[l:].unflatten(0, (l, -1)), x[:l, None]], 1).flatten(0, 1) for x in self.read)
         return latents, good
 
 
@@ -156,7 +156,7 @@ def look(
     every: bool,
     kernel: Tensor | None = None,
 ) -> WindowView:
-    """Ask memory for a window, all its frames at once: those that follow each other share the work.
+    """Ask memory for a window. Reference frames are asked for by themselves: what is shown of them counts most.
 
     Args:
         store: The memory.
@@ -167,16 +167,10 @@ def look(
         kernel: Of the autoencoder, to read between cells (see `canvas`).
     """
     frames = grid.frames_of_latents(len(cameras))[1:]
-    frames = frames if every else frames[:, -1:]
-    whole = retrieve(store, cameras[frames.flatten()], grid, retrieval)
-    latents, good = canvas(store, whole, retrieval.tau, kernel=kernel)
-    at, (l, t) = torch.arange(frames.numel()).view_as(frames), frames.shape
-    return WindowView(
-        mosaic=whole[at[:, -1].tolist()],
-        earlier=whole[at[:, :-1].flatten().tolist()] if every else None,
-        latents=latents.unflatten(0, (l, t)),
-        good=good.unflatten(0, (l, t)),
-    )
+    mosaic = retrieve(store, cameras[frames[:, -1]], grid, retrieval)
+    earlier = retrieve(store, cameras[frames[:, :-1].flatten()], grid, retrieval) if every else None
+    whole = mosaic if earlier is None else Mosaic.cat([mosaic, earlier])
+    return WindowView(mosaic, earlier, canvas(store, whole, retrieval.tau, kernel=kernel))
 
 
 def assemble(
