@@ -96,8 +96,8 @@ def test_neither_blocks_nor_threads_change_the_answer(seed: int, monkeypatch: py
     views, config = random_room_cameras(2, seed + 50), RetrievalConfig(max_sources=3, pool=4)
     expected = retrieve(random_store(12, seed), views, GRID, config)
     threads = torch.get_num_threads()
-    for name in ("pool", "views"):
-        monkeypatch.setattr(f"mosaicmem.memory.{name}.WORTH_A_THREAD", 0)
+    for name in ("pool.WORTH_A_THREAD", "views.WORTH_A_THREAD", "views.READING_WORTH_A_THREAD"):
+        monkeypatch.setattr(f"mosaicmem.memory.{name}", 0)
     try:
         for block, count in ((1, 2), (8, 3)):
             monkeypatch.setattr("mosaicmem.memory.store.BLOCK", block)

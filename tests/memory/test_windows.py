@@ -254,8 +254,8 @@ def test_how_far_apart_views_are() -> None:
 def test_threads_change_nothing_in_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     store, views, threads = crowd(12, 3), walk(9, 3), torch.get_num_threads()
     expected = retrieve(store, views, GRID, SMALL)
-    for name in ("pool", "views"):
-        monkeypatch.setattr(f"mosaicmem.memory.{name}.WORTH_A_THREAD", 0)
+    for name in ("pool.WORTH_A_THREAD", "views.WORTH_A_THREAD", "views.READING_WORTH_A_THREAD"):
+        monkeypatch.setattr(f"mosaicmem.memory.{name}", 0)
     try:
         for count in (2, 3, 5):
             torch.set_num_threads(count)

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 WORTH_A_THREAD = 15_000
-"""Cells to land or to read, 0.2 or 0.4 milliseconds of work, from which on a second thread is woken."""
+"""Cells to land, 0.2 milliseconds of work, from which on a second thread is woken."""
+
+READING_WORTH_A_THREAD = 6_000
+"""Cells to read and to give away, as much work."""
 
 _NO_PLANES = Planes(np.empty(0), np.empty(0))
 
@@ -182,9 +185,9 @@ class _View:
         landing = self._land(pool)
         return self._pick(pool, landing) if len(pool) else pool, landing
 
-    def _worth(self, groups: int) -> bool:
+    def _cells(self, groups: int) -> int:
         h, w = self.grid.cells
-        return groups * h * w >= WORTH_A_THREAD
+        return groups * h * w
 
     def _slack(self) -> float:
         """Tangent of the angle under which a camera far away sees `look_past` cells of the view."""
@@ -255,7 +258,7 @@ class _View:
                 landing.quality,
             )
 
-        for_each(land, len(pool), worth=self._worth(len(pool)))
+        for_each(land, len(pool), worth=self._cells(len(pool)) >= WORTH_A_THREAD)
         landed, coarse = counts.T
         reason = np.where(coarse == landed, Reason.coarse, Reason.hidden)
         self.decisions[pool] = np.where(landed > 0, reason, self.decisions[pool])
@@ -333,8 +336,8 @@ class _View:
             return
         groups = pool[picks]
         call, i, p, m = self.call, self.index, self.grid.patch, self.grid.tokens[0]
-        worth = self._worth(len(picks))
-        strips = min(4, m) if threads(2, worth=worth) > 1 else 1  # so that few picks keep all threads busy
+        worth = self._cells(len(picks)) >= READING_WORTH_A_THREAD
+        strips = threads(m, worth=worth)  # of rows of tokens, so that few picks keep all threads busy
         weights, min_cells = call.weights[groups], max(1, int(np.ceil(self.config.min_cells * p * p)))
         room = self.scratch("reading", (4 * len(picks) * self.grid.cells[0] * self.grid.cells[1],), np.float64)
 
