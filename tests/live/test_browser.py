@@ -156,10 +156,10 @@ def test_walk_come_back_edit_reload_and_survive_a_killed_server(tmp_path) -> Non
             come = page.run("+document.getElementById('time').max")
             page.tap(key)
             page.wait(f"+document.getElementById('time').max > {come}")  # the message has come
-        assert settled(page) == before + 2
+        now = settled(page)
+        assert now == before + 2
 
         # the timeline shows an earlier frame and lets go of it
-        now = settled(page)
         page.run("(t => { t.value = 2; t.dispatchEvent(new Event('input')); })(document.getElementById('time'))")
         page.wait(f"document.getElementById('where').textContent !== 'frame {now}'")
         page.press("Home")

@@ -10,6 +10,7 @@ import torch
 from tests.live.scenes import THING, UP, remembered, reopened, scene, views, walk
 
 from mosaicmem.apps.cli.placement import Placement
+from mosaicmem.apps.tui.questions import look_back, share_now
 from mosaicmem.errors import ConfigError, GeometryError, InputError
 from mosaicmem.geometry.se3 import transform_points
 from mosaicmem.io.world import WorldFile, verify
@@ -385,7 +386,8 @@ def test_lengths_have_a_unit_where_the_file_knows_it(tmp_path) -> None:
 
 @pytest.mark.parametrize(("invents", "edge"), [(True, EDGE), (False, None)])
 def test_memory_is_shown_as_the_generator_is_told_of_it(tmp_path, monkeypatch, invents, edge) -> None:
-    """Steps, the picture of what memory shows, edits and jumps ask in one way."""
+    """Steps, edits, the picture of what memory shows and the terminal's look back ask in one way. Where one jumps to is
+    a picture of one moment, without all places of what moves, as where one enters a memory."""
     asked = []
 
     class Spied(retrieval.Call):
@@ -396,7 +398,14 @@ def test_memory_is_shown_as_the_generator_is_told_of_it(tmp_path, monkeypatch, i
     w = walk(tmp_path / "w.mosaic", invents=invents)
     with w.world:
         monkeypatch.setattr(retrieval, "Call", Spied)
-        for command in (Move(yaw=6.0), ERASE, Undo(), Jump(frame=w.frame)):
+        first = w.frame
+        for command in (Move(yaw=6.0), ERASE, Undo()):
             w.do(command)
             assert len(w.mosaic.cameras) == 1
-    assert len(asked) > 6 and set(asked) == {edge}
+        assert look_back(w, first).share > 0 and share_now(w, first) > 0
+        assert len(asked) > 6 and set(asked) == {edge}
+        asked.clear()
+        w.do(Jump(frame=first))
+        assert asked[0] is None
+        assert len(w.mosaic.cameras) == 1
+        assert len(asked) > 1 and set(asked[1:]) == {edge}

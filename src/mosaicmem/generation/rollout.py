@@ -28,7 +28,7 @@ from mosaicmem.memory.retrieval import EDGE, RetrievalConfig
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment, WindowView, assemble, look
 from mosaicmem.models.generator import Past, WindowRequest
-from mosaicmem.models.refiner import refine
+from mosaicmem.models.refiner import Refiner, refine
 from mosaicmem.models.synthetic import push_pull
 
 MAX_SCENE_STEP = 3.0  # |t| / s of a window beyond which attention to cameras degrades
@@ -123,13 +123,13 @@ def rollout_step(
     index = state.grid.frames_of_latents(len(window.cameras))[1:, -1]
     numbers = (window.first + index).tolist()
     with clock("retrieve"):
-        sharpen = _sharpens(models, memory, config)
+        refiner = _refiner(models, memory, config)
         view = look(
             memory,
             window.cameras,
             state.grid,
             told(config.retrieval, models.generator.invents),
-            every=models.generator.subframes or sharpen,
+            every=models.generator.subframes or refiner is not None,
             kernel=models.vae.kernel,
         )
         if not len(memory):  # which does not say how many channels nothing has
@@ -142,8 +142,8 @@ def rollout_step(
     with clock("decode"):
         clip = torch.cat([state.anchor[None], latents]).transpose(0, 1)[None]
         frames = models.vae.decode_video(clip)[0].transpose(0, 1)
-        if sharpen and models.refiner is not None:
-            frames = torch.cat([frames[:1], refine(models.refiner, models.vae, frames[1:], *view.frames)])
+        if refiner is not None:
+            frames = torch.cat([frames[:1], refine(refiner, models.vae, frames[1:], *view.frames)])
         frames = frames[: len(window.cameras)]
         # the given frame itself, not its reconstruction
         frames = torch.cat([state.last_frame[None], frames[1:]])
@@ -245,10 +245,10 @@ def told(retrieval: RetrievalConfig, invents: bool) -> RetrievalConfig:
     return replace(retrieval, edge=EDGE) if invents and retrieval.edge is None else retrieval
 
 
-def _sharpens(models: Models, memory: PatchStore, config: RolloutConfig) -> bool:
-    """Whether frames are refined by what memory shows of them."""
-    able = config.refine and models.refiner is not None and config.alignment != "rope"
-    return able and models.generator.use_memory and len(memory) > 0
+def _refiner(models: Models, memory: PatchStore, config: RolloutConfig) -> Refiner | None:
+    """What sharpens frames by what memory shows of them, if anything does."""
+    wanted = config.refine and config.alignment != "rope" and models.generator.use_memory and len(memory) > 0
+    return models.refiner if wanted else None
 
 
 def _request(
@@ -260,15 +260,15 @@ def _request(
     memory: PatchStore,
     config: RolloutConfig,
 ) -> WindowRequest:
-    anchor, (picture, good) = state.anchor, view.read
+    anchor, (picture, good) = state.anchor, view.reference
     if config.anchor_noise:
         # negative: no frame is generated from this noise
         noise = frame_noise(state.seed, [-state.next_frame], tuple(anchor.shape))[0]
         anchor = anchor + config.anchor_noise * noise.to(anchor)
     return WindowRequest(
         anchor=anchor,
-        canvas=picture[: len(view.mosaic)].to(state.anchor.dtype),
-        good=good[: len(view.mosaic)],
+        canvas=picture.to(state.anchor.dtype),
+        good=good,
         tokens=assemble(
             memory,
             view.mosaic,

@@ -12,7 +12,7 @@ from mosaicmem.errors import GeometryError
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.live.steps import Maker, remembered
-from mosaicmem.memory.retrieval import retrieve
+from mosaicmem.memory.retrieval import RetrievalConfig, retrieve
 from mosaicmem.memory.store import PatchStore
 
 VISIBLE = 4 / 127.5
@@ -24,7 +24,7 @@ def repainted(maker: Maker, state: RolloutState, store: PatchStore) -> RolloutSt
 
     The frame anchors the next window, and would bring back what the edit took away. What no memory knows of it stays.
     """
-    (old, old_good), (new, new_good) = (_view(maker, s, state) for s in (state.store, store))
+    (old, old_good), (new, new_good) = (_view(maker, s, state, maker.retrieval) for s in (state.store, store))
     differs = ((old - new).abs().amax(0) > VISIBLE) | (old_good != new_good)
     differs &= old_good | new_good
     # a cell around, since what the autoencoder shows reaches a little beyond
@@ -41,15 +41,18 @@ def moved_to(maker: Maker, state: RolloutState, camera: Cameras) -> RolloutState
         GeometryError: if memory shows nothing there.
     """
     there = replace(state, camera=camera.to(dtype=torch.float64))
-    frame, good = _view(maker, state.store, there)
+    # of one moment: not of all places where what moves was seen
+    frame, good = _view(maker, state.store, there, maker.config.retrieval)
     if not bool(good.any()):
         raise GeometryError("memory shows nothing there; expected a place from which something was seen")
     return replace(_looking_at(maker, there, frame, there.camera), next_frame=state.next_frame + 1)
 
 
-def _view(maker: Maker, store: PatchStore, state: RolloutState) -> tuple[Float[Tensor, "3 H W"], Tensor]:
-    mosaic = retrieve(store, state.camera, state.grid, maker.retrieval)
-    ((picture, good),) = remembered(maker.models.vae, store, mosaic, maker.retrieval)
+def _view(
+    maker: Maker, store: PatchStore, state: RolloutState, retrieval: RetrievalConfig
+) -> tuple[Float[Tensor, "3 H W"], Tensor]:
+    mosaic = retrieve(store, state.camera, state.grid, retrieval)
+    ((picture, good),) = remembered(maker.models.vae, store, mosaic, retrieval)
     return picture.float(), torch.from_numpy(good)
 
 

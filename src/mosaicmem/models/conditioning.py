@@ -140,6 +140,12 @@ class WindowView:
     read: tuple[Float[Tensor, "v c h w"], Bool[Tensor, "v h w"]]
 
     @property
+    def reference(self) -> tuple[Float[Tensor, "l c h w"], Bool[Tensor, "l h w"]]:
+        """`read` at the reference frames alone."""
+        latents, good = (x[: len(self.mosaic)] for x in self.read)
+        return latents, good
+
+    @property
     def frames(self) -> tuple[Float[Tensor, "v c h w"], Bool[Tensor, "v h w"]]:
         """`read` in the order of time."""
         l = len(self.mosaic)

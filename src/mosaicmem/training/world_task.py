@@ -375,7 +375,7 @@ class WorldTask:
             store, view.mosaic, alignment,
             first_latent=1, subframes=view.earlier, times=times, read=view.read, generator=None if plain else generator,
         )  # fmt: skip
-        return tokens, (view.read[0][: cfg.latents], view.read[1][: cfg.latents])
+        return tokens, view.reference
 
     def _collate(self, samples: list[dict[str, Any]], memory: bool = True) -> WorldBatch:
         width = self.module.config.in_channels * self.grid.patch**2
