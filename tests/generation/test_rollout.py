@@ -376,10 +376,12 @@ class _Watcher(Refiner):
 def test_every_decoded_frame_is_refined_by_what_memory_shows_of_that_very_frame():
     vae = PixelShuffleVAE(2, 4)
     watcher = _Watcher(vae.channels)
-    models = Models(vae, _Recorder([]), refiner=watcher)
+    recorder = _Recorder([])
+    models = Models(vae, recorder, refiner=watcher)
     begun, path = _started(models), _path([0.15 * i for i in range(1, 8)])  # the last group is cut
     _, event = rollout_step(models, begun, path)
     ((made, shown, good),) = watcher.asked
+    assert recorder.requests[0].tokens.subframes is None, "what the refiner is shown the generator did not ask for"
     frames = Cameras.cat([path, path[[6]]])
     mosaic = retrieve(begun.store, frames, begun.grid, RolloutConfig().retrieval)
     expected, known = canvas(begun.store, mosaic, kernel=vae.kernel)
