@@ -379,7 +379,7 @@ def test_every_decoded_frame_is_refined_by_what_memory_shows_of_that_very_frame(
     recorder = _Recorder([])
     models = Models(vae, recorder, refiner=watcher)
     begun, path = _started(models), _path([0.15 * i for i in range(1, 8)])  # the last group is cut
-    _, event = rollout_step(models, begun, path)
+    _, event = rollout_step(models, begun, path, RolloutConfig(refine=1.0))
     ((made, shown, good),) = watcher.asked
     assert recorder.requests[0].tokens.subframes is None, "what the refiner is shown the generator did not ask for"
     frames = Cameras.cat([path, path[[6]]])
@@ -394,7 +394,7 @@ def test_every_decoded_frame_is_refined_by_what_memory_shows_of_that_very_frame(
     assert not np.array_equal(plain, event.frames_u8)
     forgetful = replace(models, generator=_Recorder([], use_memory=False))
     assert np.array_equal(rollout_step(forgetful, begun, path)[1].frames_u8, plain)
-    off, rope = RolloutConfig(refine=False), RolloutConfig(alignment="rope")
+    off, rope = RolloutConfig(refine=0.0), RolloutConfig(alignment="rope")
     assert np.array_equal(rollout_step(models, begun, path, off)[1].frames_u8, plain)
     assert np.array_equal(rollout_step(models, begun, path, rope)[1].frames_u8, plain), "it would read Warped Latent"
 

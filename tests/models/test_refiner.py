@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tests.tiny_models import CHANNELS, write_tiny_model
 
 from mosaicmem.errors import ConfigError, InputError, MissingWeightsError
 from mosaicmem.models.checkpoint import load_refiner, load_vae
-from mosaicmem.models.refiner import Refiner, RefinerConfig, refine
+from mosaicmem.models.refiner import TAKEN, Refiner, RefinerConfig, refine, settled
 
 BLOCKS = 2
 
@@ -62,12 +64,54 @@ def test_frames_of_which_memory_shows_nothing_stay_bit_for_bit(tmp_path):
     frames = torch.rand(3, 3, 48, 56, generator=gen) * 2 - 1
     _, shown, good = inputs()
     good[1] = False
-    fine = refine(network, vae, frames, shown, good)
+    fine = refine(network, vae, frames, shown, good, share=0.6, agree=2.0)
     assert torch.equal(fine[1], frames[1]) and not torch.equal(fine[0], frames[0])
     for i in (0, 2):
-        latents = network(vae.encode_image(frames[i : i + 1]), shown[i : i + 1], good[i : i + 1])
+        known, made = (shown[i : i + 1], good[i : i + 1]), vae.encode_image(frames[i : i + 1])
+        latents = settled(0.4 * made + 0.6 * network(made, *known), *known, network.gain, 2.0)
         torch.testing.assert_close(fine[i : i + 1], vae.decode_image(latents), rtol=1e-4, atol=1e-4)
     assert torch.equal(refine(network, vae, frames, shown, torch.zeros_like(good)), frames)
+
+
+GAIN = torch.linspace(0.05, 0.3, CHANNELS)
+
+
+def by_hand(fine, shown, good, agree: float) -> torch.Tensor:
+    """`settled`, cell by cell."""
+    out = fine.clone()
+    n, _, h, w = fine.shape
+    for i, y, x in [(i, y, x) for i in range(n) for y in range(h) for x in range(w) if good[i, y, x]]:
+        near = [
+            float((GAIN * (shown - fine)[i, :, b, a]).square().sum())
+            for b in range(max(0, y - 1), min(h, y + 2))
+            for a in range(max(0, x - 1), min(w, x + 2))
+            if good[i, b, a]
+        ]
+        share = TAKEN * math.exp(-sum(near) / len(near) / agree**2)
+        out[i, :, y, x] = fine[i, :, y, x] + share * (shown - fine)[i, :, y, x]
+    return out
+
+
+def test_memory_settles_what_it_agrees_about():
+    fine, noise, good = inputs()
+    shown = fine + 0.3 * noise
+    spoilt = torch.where(good[:, None], shown, torch.nan)
+    for agree in (0.05, 0.2, 1.0):
+        found = settled(fine, spoilt, good, GAIN, agree)
+        torch.testing.assert_close(found, by_hand(fine, shown, good, agree))
+        assert torch.equal(found.movedim(1, -1)[~good], fine.movedim(1, -1)[~good]), "nothing known, nothing touched"
+    assert torch.equal(settled(fine, shown, good, GAIN, 0.0), fine)
+
+
+def test_what_has_moved_is_not_taken_back():
+    """A ball that memory shows elsewhere stays where it was made, what lies around it is memory's."""
+    gain = torch.full((CHANNELS,), 0.1)
+    fine, good = torch.zeros(1, CHANNELS, 9, 9), torch.ones(1, 9, 9, dtype=torch.bool)
+    shown = fine + 0.05
+    fine[..., 4, 4] = 10.0
+    found = settled(fine, shown, good, gain, 0.1)
+    torch.testing.assert_close(found[..., 4, 4], fine[..., 4, 4], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[..., 0, 0], torch.full((1, CHANNELS), 0.05 * TAKEN), rtol=0.05, atol=0)
 
 
 def test_weights_come_back_and_what_is_no_refiner_is_refused(tmp_path):

@@ -126,20 +126,28 @@ def test_guidance_is_a_line_through_the_answers_with_and_without_text():
     # away from other words, if there are some
     away, other = replace(whole, avoid="a room with a ball"), replace(whole, prompt="a room with a ball")
     torch.testing.assert_close(
-        world(steps=1, event_guidance=0.0, guidance_limit=free).generate(away),
+        world(steps=1, event_steps=1, event_guidance=0.0, guidance_limit=free).generate(away),
         world(steps=1).generate(other),
         rtol=1e-4,
         atol=1e-5,
     )
-    assert torch.equal(world(steps=1, event_guidance=1.0, guidance=5.0).generate(away), plain)
-    assert torch.equal(world(steps=1, event_guidance=5.0).generate(whole), plain), "nothing happens"
-    further = world(steps=1, event_guidance=2.0, guidance_limit=free).generate(away)
+    assert torch.equal(world(steps=1, event_steps=1, event_guidance=1.0, guidance=5.0).generate(away), plain)
+    assert torch.equal(world(steps=1, event_steps=1, event_guidance=5.0).generate(whole), plain), "nothing happens"
+    further = world(steps=1, event_steps=1, event_guidance=2.0, guidance_limit=free).generate(away)
     assert differs(further, beyond) and differs(further, plain)
     # it costs a second evaluation, and only where there is text to follow
     assert len(evaluations(world(steps=3), whole)) == 3
     assert len(evaluations(world(steps=3, guidance=2.0), whole)) == 6
     assert len(evaluations(world(steps=3, guidance=2.0), replace(whole, prompt=""))) == 3
     assert len(evaluations(world(steps=3), away)) == 6
+
+
+def test_a_window_in_which_something_begins_is_looked_at_more_often():
+    away = replace(request(), avoid="a room with a ball")
+    assert len(evaluations(world(steps=1, event_steps=2), request())) == 1
+    assert len(evaluations(world(steps=1, event_steps=2), away)) == 4, "each with and without the words"
+    assert len(evaluations(world(steps=3, event_steps=2), away)) == 6, "and never less than any other"
+    assert differs(world(steps=1, event_steps=2).generate(away), world(steps=1, event_steps=1).generate(away))
 
 
 def test_guidance_goes_no_further_than_its_limit():
@@ -238,7 +246,15 @@ def test_cameras_of_the_past_are_a_row_in_front():
 
 
 @pytest.mark.parametrize(
-    "values", [{"steps": 0}, {"shift": 0.0}, {"guidance": -1.0}, {"event_guidance": -1.0}, {"guidance_limit": 0.0}]
+    "values",
+    [
+        {"steps": 0},
+        {"event_steps": 0},
+        {"shift": 0.0},
+        {"guidance": -1.0},
+        {"event_guidance": -1.0},
+        {"guidance_limit": 0.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(values):
     with pytest.raises(ConfigError, match="out of range"):

@@ -157,7 +157,7 @@ def _generate(row: str, models: Models, trial: Trial, state: RolloutState, confi
     elif row == "no_prope":
         models = replace(models, generator=without_cameras(models.generator))
     elif row == "unrefined":
-        config = replace(config, refine=False)
+        config = replace(config, refine=0.0)
     frames, mosaic = [], {}
     seconds: dict[str, float] = {stage: 0.0 for stage in STAGES}  # noqa: C420
     for first in range(0, len(trial), WINDOW - 1):

@@ -28,7 +28,7 @@ from mosaicmem.memory.retrieval import EDGE, RetrievalConfig
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment, WindowView, assemble, look
 from mosaicmem.models.generator import Past, WindowRequest
-from mosaicmem.models.refiner import Refiner, refine
+from mosaicmem.models.refiner import REFINE, Refiner, refine
 from mosaicmem.models.synthetic import push_pull
 
 MAX_SCENE_STEP = 3.0  # |t| / s of a window beyond which attention to cameras degrades
@@ -44,7 +44,10 @@ class RolloutConfig:
         keyframes: What of the new frames enters memory.
         anchor_noise: Spread of noise on the last frame's latent as the generator sees it, against drift: fine errors of
             earlier windows drown in it. A model must have been trained with such anchors (ours: up to 0.15).
-        refine: Sharpen decoded frames by what memory shows of them, where the models can and Warped Latent is read.
+        refine: How far decoded frames are sharpened by what memory shows of them, where the models can and Warped
+            Latent is read: 0 not at all, 1 as far as the refiner goes, which loses more of what has moved.
+        agree: Difference in decoded pixels of [-1, 1] up to about which memory's own detail is taken in place of the
+            refined (`models.refiner.settled`): sharper places, at the cost of what has moved. 0 takes none.
         show_mosaic: Decode what memory showed for the event; costs one more decoding a window.
     """
 
@@ -52,12 +55,15 @@ class RolloutConfig:
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     keyframes: KeyframeConfig = field(default_factory=KeyframeConfig)
     anchor_noise: float = 0.0
-    refine: bool = True
+    refine: float = REFINE
+    agree: float = 0.0
     show_mosaic: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.anchor_noise <= 1:
             raise ConfigError(f"anchor_noise = {self.anchor_noise}: expected 0 to 1")
+        if not 0 <= self.refine <= 1 or self.agree < 0:
+            raise ConfigError(f"refine = {self.refine}, agree = {self.agree}: expected 0 to 1, and at least 0")
 
 
 class Window(NamedTuple):
@@ -143,7 +149,9 @@ def rollout_step(
         clip = torch.cat([state.anchor[None], latents]).transpose(0, 1)[None]
         frames = models.vae.decode_video(clip)[0].transpose(0, 1)
         if refiner is not None:
-            frames = torch.cat([frames[:1], refine(refiner, models.vae, frames[1:], *view.frames)])
+            frames = torch.cat(
+                [frames[:1], refine(refiner, models.vae, frames[1:], *view.frames, config.refine, config.agree)]
+            )
         frames = frames[: len(window.cameras)]
         # the given frame itself, not its reconstruction
         frames = torch.cat([state.last_frame[None], frames[1:]])
@@ -247,7 +255,7 @@ def told(retrieval: RetrievalConfig, invents: bool) -> RetrievalConfig:
 
 def _refiner(models: Models, memory: PatchStore, config: RolloutConfig) -> Refiner | None:
     """What sharpens frames by what memory shows of them, if anything does."""
-    wanted = config.refine and config.alignment != "rope" and models.generator.use_memory and len(memory) > 0
+    wanted = config.refine > 0 and config.alignment != "rope" and models.generator.use_memory and len(memory) > 0
     return models.refiner if wanted else None
 
 

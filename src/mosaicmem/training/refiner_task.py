@@ -81,6 +81,7 @@ class RefinerTask:
     ) -> None:  # fmt: skip
         self.settings = config or RefinerTaskConfig()
         self.module = Refiner(model or RefinerConfig(vae.channels))
+        self.module.gain.copy_(world.module.gain[0])
         self._world, self._vae = world, vae.requires_grad_(False)
         world.module.eval().requires_grad_(False)
         self._weight = channel_weights(world.module.gain[0].cpu())[:, None, None]

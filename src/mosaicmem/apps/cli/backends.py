@@ -61,7 +61,7 @@ def open_models(name: str, session: Session, *, vae: Path | None = None, use_mem
     with session.stage("load_models"):
         models = load_models(name, vae=vae, use_memory=use_memory, sampling=sampling)
     session.backend = models.label.strip("[]")
-    session.note = f"{sampling.steps} {sampling.method} steps a window, learned depth, {models.vae.name} VAE"
+    session.note = f"{sampling.pace}, learned depth, {models.vae.name} VAE"
     return models
 
 

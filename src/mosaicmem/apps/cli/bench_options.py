@@ -53,7 +53,7 @@ def open_loader(args: ModelArgs, session: Session) -> Loader:
     session.backend = models.label.strip("[]")
     session.note = f"{models.vae.name} VAE, {os.cpu_count()} cores, {args.processes} process(es)"
     if args.model != SYNTHETIC:
-        session.note = f"{sampling.steps} {sampling.method} steps a window, {session.note}"
+        session.note = f"{sampling.pace}, {session.note}"
     return load
 
 

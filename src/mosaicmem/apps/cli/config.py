@@ -14,6 +14,7 @@ from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import LiftingConfig
 from mosaicmem.memory.retrieval import RetrievalConfig
 from mosaicmem.models.conditioning import Alignment
+from mosaicmem.models.refiner import REFINE
 from mosaicmem.models.world_model import SamplingConfig
 
 
@@ -81,7 +82,9 @@ class GenerationConfig:
         min_confidence: Remember no pixel whose depth is believed less than this.
         consistent: Remember nothing that lies where an observed frame saw free space.
         anchor_noise: Spread of noise on the last frame's latent, against drift; trained models know up to 0.15.
-        refine: Sharpen decoded frames by what memory shows of them, where the model can.
+        refine: How far memory sharpens frames: 0 not at all, 1 as far as it can, at the cost of what has moved.
+        agree: Up to this difference, in pixels of [-1, 1], memory's own detail is taken: for worlds in which nothing
+            moves 0.1 is best.
         memory_mb: Largest memory in megabytes; beyond it, what others show as well is forgotten. Unset: no limit.
     """
 
@@ -93,7 +96,8 @@ class GenerationConfig:
     min_confidence: float = 0.0
     consistent: bool = True
     anchor_noise: float = 0.0
-    refine: bool = True
+    refine: float = REFINE
+    agree: float = 0.0
     memory_mb: float | None = None
 
     def __post_init__(self) -> None:
@@ -103,6 +107,8 @@ class GenerationConfig:
             (not 0 <= self.min_novel < 1, f"min_novel = {self.min_novel}: expected 0 up to, not including, 1"),
             (not 0 <= self.min_confidence <= 1, f"min_confidence = {self.min_confidence}: expected 0 to 1"),
             (not 0 <= self.anchor_noise <= 1, f"anchor_noise = {self.anchor_noise}: expected 0 to 1"),
+            (not 0 <= self.refine <= 1, f"refine = {self.refine}: expected 0 to 1"),
+            (not 0 <= self.agree <= 2, f"agree = {self.agree}: expected 0 to 2"),
             (
                 self.memory_mb is not None and not 0 <= self.memory_mb <= 1e9,
                 f"memory_mb = {self.memory_mb}: expected 0 to 1000000000 megabytes",
@@ -120,7 +126,8 @@ class GenerationConfig:
             memory_bytes=None if self.memory_mb is None else int(1e6 * self.memory_mb),
             lifting=lifting,
         )
-        return RolloutConfig(self.alignment, retrieval, keyframes, self.anchor_noise, self.refine, show_mosaic=False)
+        how = self.anchor_noise, self.refine, self.agree
+        return RolloutConfig(self.alignment, retrieval, keyframes, *how, show_mosaic=False)
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,8 @@ class Sampling(SamplingConfig):
     """How a trained generator samples.
 
     Attributes:
-        steps: Evaluations a window.
+        steps: Evaluations a window. Memory is followed best by one; more make sharper guesses of what nobody has seen.
+        event_steps: At least so many in the window where something begins.
         guidance: Weight of the text: 1 takes the conditional answer, above 1 goes beyond it.
         event_guidance: The same in the window where something begins: more of it than the words alone would give.
         guidance_limit: How much guidance may change a window at one evaluation, root mean square in pixels of [-1, 1].
@@ -140,6 +148,11 @@ class Sampling(SamplingConfig):
     use_cameras: Annotated[
         bool, arg(name="cameras", help="Attention without cameras (PRoPE off).", help_behavior_hint="")
     ] = True
+
+    @property
+    def pace(self) -> str:
+        """What a window costs, in words."""
+        return "1 step a window" if self.steps == 1 else f"{self.steps} {self.method} steps a window"
 
 
 @dataclass(frozen=True)
