@@ -55,6 +55,13 @@ def test_frames_are_the_last_ones_of_the_groups_that_the_world_model_makes(paths
     assert bool(batch.good.any())
 
 
+def test_the_refiner_knows_what_a_channel_does_to_pixels(paths):
+    vae = micro_vae()
+    world = world_task(paths, vae, MICRO, **PLAIN, rehearse=0.0, recent=0.0)
+    world.module.gain[0] = torch.linspace(0.1, 0.4, CHANNELS)
+    assert torch.equal(RefinerTask(world, vae, SMALL).module.gain, world.module.gain[0])
+
+
 def test_some_windows_are_the_truths_and_windows_come_round_again(paths):
     made, mixed, true = (task_of(paths, truth=share).batch(0).made for share in (0.0, 0.5, 1.0))
     same = [(a == made).flatten(1).all(1)[::2] for a in (mixed, true)]
