@@ -18,6 +18,7 @@ from mosaicmem.errors import FormatVersionError, InputError, MosaicMemError
 from mosaicmem.io.world import WorldFile, compact, repair, verify
 from mosaicmem.io.world.rows import encode_keyframe
 from mosaicmem.io.world.schema import TABLES, row_digest
+from mosaicmem.memory.patches import Group
 from mosaicmem.memory.store import PatchStore
 
 Spoil = Callable[[sqlite3.Connection], object]
@@ -247,7 +248,12 @@ def test_what_is_intact_comes_out_of_a_file_with_flipped_bits(intact: Path, tmp_
                     if group.uid in truth:
                         assert_same_group(group, truth[group.uid])
                     else:  # its groups were lost, and it was put where it was seen from
-                        assert torch.equal(group.world_from_cam, group.keyframe.camera.c2w[0])
+                        assert_seen_from_its_place(group)
+
+
+def assert_seen_from_its_place(group: Group) -> None:
+    # a product of small matrices depends on where they lie in memory, by its last bit
+    torch.testing.assert_close(group.world_from_cam, group.keyframe.camera.c2w[0], rtol=0, atol=1e-12)
 
 
 def test_one_damaged_keyframe_costs_one_keyframe(file: Path, tmp_path: Path) -> None:
@@ -291,7 +297,7 @@ def test_a_keyframe_whose_groups_are_lost_is_put_where_it_was_seen_from(file: Pa
         assert len(world.store) == 12
         group = world.store.group(11)
         assert group.keyframe.frame == 30
-        assert torch.equal(group.world_from_cam, group.keyframe.camera.c2w[0])
+        assert_seen_from_its_place(group)
     assert verify(tmp_path / "r") == []
 
 
