@@ -84,7 +84,7 @@ class GenerationConfig:
         anchor_noise: Spread of noise on the last frame's latent, against drift; trained models know up to 0.15.
         refine: How far memory sharpens frames: 0 not at all, 1 as far as it can, at the cost of what has moved.
         agree: Up to this difference, in pixels of [-1, 1], memory's own detail is taken: for worlds in which nothing
-            moves 0.1 is best.
+            moves 0.1 is best. Nothing without `refine`.
         memory_mb: Largest memory in megabytes; beyond it, what others show as well is forgotten. Unset: no limit.
     """
 
