@@ -9,6 +9,7 @@ import torch
 from tests.tiny_models import write_tiny_model
 
 from mosaicmem.errors import ConfigError
+from mosaicmem.evaluation import rows
 from mosaicmem.evaluation.frechet import RandomFeatures
 from mosaicmem.evaluation.judge import Scores, judge
 from mosaicmem.evaluation.rows import (
@@ -23,9 +24,11 @@ from mosaicmem.evaluation.rows import (
 )
 from mosaicmem.evaluation.trials import Trial, TrialConfig, make_trial
 from mosaicmem.generation.backend import Models, load_models
+from mosaicmem.generation.rollout import rollout_step
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.generator import WindowRequest
 from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
+from mosaicmem.worlds.episodes import Event
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +68,32 @@ def test_every_row_has_frames_and_a_title_and_no_two_rows_are_the_same(made, tri
 def test_observed_frames_are_remembered_at_their_own_times(state, trial):
     assert tuple(group.keyframe.frame for group in state.store) == trial.remembered
     assert state.next_frame == trial.mark + 1
-    assert state.prompt == trial.episode.caption
+    assert state.prompt == trial.episode.prompt(trial.mark + 1)
     assert all(group.keyframe.origin == "observed" for group in state.store)
+
+
+def test_rows_are_told_what_begins_on_the_way_when_it_begins(models, monkeypatch):
+    """A light that goes out in the second window: told from its first frame on, and led away from the words before."""
+    asked: list[tuple[int, int, str, str]] = []
+
+    def step(models, state, cameras, config):
+        asked.append((state.next_frame, len(cameras), state.prompt, state.avoid))
+        return rollout_step(models, state, cameras, config)
+
+    monkeypatch.setattr(rows, "rollout_step", step)
+    trial = make_trial(0, TrialConfig(size=64, every=8, longest=32))
+    start = trial.mark + 1
+    happens = (Event(5, "a door opens"), Event(start + 20, "the light goes out"))
+    told = replace(trial, episode=replace(trial.episode, happens=happens))
+    frames = make_row("full", models, told, observed_state(models, told, seed=0)).frames
+    first = f"{trial.episode.caption} a door opens."
+    second = f"{first} the light goes out."
+    assert len(frames) == len(trial) == 32
+    assert asked == [
+        (start, 16, first, ""),
+        (start + 16, 4, first, ""),
+        (start + 20, 12, second, first),
+    ]
 
 
 def test_rows_are_a_function_of_trial_and_seed(models, trial, state, made):

@@ -25,8 +25,8 @@ FAST = WalkConfig(worlds=1, long=192, short=16, size=64, every=80)
 
 
 def test_both_walks_begin_and_end_at_one_camera_and_go_at_an_ordinary_speed():
-    seed, scene, caption, paths = walk_paths(0, WalkConfig(size=64))
-    assert seed in HELD_OUT and seed > HELD_OUT.start + 9999 and caption
+    episode, paths = walk_paths(0, WalkConfig(size=64))
+    assert episode.seed in HELD_OUT and episode.seed > HELD_OUT.start + 9999
     assert {name: len(path) for name, path in paths.items()} == {"long": 481, "short": 97}
     for path in paths.values():
         c2w = path.c2w
@@ -34,7 +34,7 @@ def test_both_walks_begin_and_end_at_one_camera_and_go_at_an_ordinary_speed():
         assert torch.allclose(path.viewmats[0], paths["long"].viewmats[0])
         assert float(c2w[:, :3, 3].diff(dim=0).norm(dim=-1).max()) < 0.09
         assert float(torch.rad2deg(rotation_angle(c2w[1:, :3, :3], c2w[:-1, :3, :3])).max()) < 3.2
-        assert bool(scene.is_free(c2w[::8, :3, 3], 0.2).all())
+        assert bool(episode.scene.is_free(c2w[::8, :3, 3], 0.2).all())
     turned = rotation_angle(paths["short"].c2w[48, :3, :3], paths["short"].c2w[0, :3, :3])
     assert math.degrees(float(turned)) == pytest.approx(117, abs=5)  # 120 about the vertical, seen 4 degrees tilted
 

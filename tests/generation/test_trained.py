@@ -345,6 +345,20 @@ def test_an_event_that_no_frame_could_show_is_refused(cues, words):
     assert _asked(Script("a room", (Cue(37, "x"),)), 40, True)[-1] == (37, 3, "a room. x.")
 
 
+def test_a_part_of_a_script_has_what_happened_before_in_its_caption():
+    told = [(20, "the light goes out"), (4, "a door opens"), (4, "the ball turns blue"), (40, "x")]
+    whole = Script.of("a room.", told)
+    assert whole.cues == (
+        Cue(4, "a door opens. the ball turns blue"), Cue(20, "the light goes out"), Cue(40, "x")
+    )  # fmt: skip
+    for first, stop in ((0, 41), (4, 40), (5, 30), (20, 24), (3, 20)):
+        part = whole.part(first, stop)
+        for frame in range(first, stop):
+            assert part.prompt(frame - first) == whole.prompt(frame)
+        assert all(0 < cue.frame < stop - first for cue in part.cues)
+    assert whole.part(5, 20) == Script("a room. a door opens. the ball turns blue.")
+
+
 def test_a_script_that_contradicts_itself_is_refused():
     for cues in ((Cue(4, "x"), Cue(4, "y")), (Cue(5, "x"), Cue(4, "y"))):
         with pytest.raises(ConfigError, match="rising order"):

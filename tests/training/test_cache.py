@@ -22,11 +22,11 @@ from mosaicmem.training.cache import (
     render_held_out,
     write_clip,
 )
-from mosaicmem.worlds.episodes import HELD_OUT, make_episode
+from mosaicmem.worlds.episodes import HELD_OUT, Event, make_episode
 
 
 def test_what_was_written_is_read(tmp_path):
-    clip = make_clip(3, event=21)
+    clip = replace(make_clip(3, event=21), happens=(Event(13, "a door opens"),))
     write_clip(tmp_path / "3.safetensors", clip)
     read = ClipCache(tmp_path).load("3")
     assert torch.equal(read.rgb, clip.rgb)
@@ -34,6 +34,7 @@ def test_what_was_written_is_read(tmp_path):
     assert torch.equal(read.cameras.viewmats, clip.cameras.viewmats) and torch.equal(read.cameras.Ks, clip.cameras.Ks)
     assert (read.cameras.width, read.cameras.height) == (32, 32)
     assert (read.name, read.caption, read.event, read.event_frame) == ("3", clip.caption, clip.event, 21)
+    assert read.happens == clip.happens
     assert len(read) == len(clip)
     frames = read.frames(slice(0, 2))
     assert frames.min() >= -1 and frames.max() <= 1

@@ -19,10 +19,11 @@ from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
-from mosaicmem.training.latent_clip import write_latents
+from mosaicmem.training.latent_clip import read_latents, write_latents
 from mosaicmem.training.twins import TWINS
 from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 from mosaicmem.training.world_task import WorldTaskConfig, _window_start, choose_keyframes
+from mosaicmem.worlds.episodes import Event
 
 STEADY: dict[str, Any] = {
     "no_memory": 0.0, "no_cameras": 0.0, "no_text": 0.0, "degrade": 0.0, "echo": 0.0, "depth_error": 0.0,
@@ -129,9 +130,30 @@ def test_no_event_splits_a_window_and_words_follow_it(paths, tmp_path, event):
         assert prompt == (f"{clip.caption} {clip.event}." if after else clip.caption)
 
 
-def test_memory_before_an_event_never_shows_what_comes_after_it(tmp_path, monkeypatch):
+def test_no_window_is_split_by_what_begins_by_itself_and_words_follow_it(tmp_path):
+    clip = replace(make_latents(5, event=29), happens=(Event(9, "a door opens"), Event(21, "a light goes out")))
+    assert clip.beginnings == [2, 5, 7]
+    starts = {_window_start(clip, 2, np.random.default_rng(seed), 0.2) for seed in range(300)}
+    last = len(clip.groups) - 2
+    assert starts == {s for s in range(last + 1) if not any(s < at < s + 2 for at in (2, 5, 7))} and 2 in starts
+    assert [clip.prompt(group).count(".") for group in range(9)] == [1, 1, 2, 2, 2, 3, 3, 4, 4]
+    assert clip.prompt(7) == f"{clip.caption} a door opens. a light goes out. {clip.event}."
+    write_latents(tmp_path / "5.safetensors", clip)
+    assert read_latents(tmp_path / "5.safetensors").happens == clip.happens
+
+
+def test_where_something_begins_everywhere_a_window_is_split():
+    """Better than none at all."""
+    clip = replace(make_latents(5), happens=tuple(Event(1 + 4 * k, "a door opens") for k in range(20)))
+    starts = {_window_start(clip, 3, np.random.default_rng(seed), 0.0, 1) for seed in range(300)}
+    assert starts == set(range(1, len(clip.groups) - 2))
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_memory_before_an_event_never_shows_what_comes_after_it(tmp_path, monkeypatch, itself):
     path = tmp_path / "0.safetensors"
-    write_latents(path, make_latents(0, event=29))
+    begins = replace(make_latents(0), happens=(Event(29, "the ball turns red"),))
+    write_latents(path, begins if itself else make_latents(0, event=29))
     task, frames = world_task([path], **STEADY, future=1.0, recent=0.0), []
     inner = module.lift
     monkeypatch.setattr(module, "lift", lambda *a, **k: frames.append(k["frame"]) or inner(*a, **k))

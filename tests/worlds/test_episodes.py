@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from mosaicmem.worlds.episodes import (
 )
 from mosaicmem.worlds.film import film
 from mosaicmem.worlds.parts import PALETTE
+from mosaicmem.worlds.primitives import SWING
 
 CLOSED = ("turn", "walk", "loop", "jitter")
 SOME = (0, 1, 2, 3, 4, 5)
@@ -157,14 +159,35 @@ def test_words_follow_the_event():
     episode = with_ball()
     assert episode.event is not None
     at = episode.event.frame
-    assert episode.prompt(at - 1) == episode.caption == episode.prompt(0)
-    assert episode.prompt(at) == f"{episode.caption} {episode.event.text}." == episode.prompt(len(episode) - 1)
+    calm = replace(episode, event=None)
+    assert episode.prompt(at - 1) == calm.prompt(at - 1) and episode.prompt(0) == episode.caption
+    for frame in (at, len(episode) - 1):
+        assert episode.prompt(frame) == f"{calm.prompt(frame)} {episode.event.text}."
     for text in events_of(episode.scene):
         happen(episode.scene, text, 1.0)
         assert text in EVENTS
     for wrong in ("the ball explodes", "", "the light turns purple", "the ball turns plaid", "the ball turns"):
         with pytest.raises(ConfigError, match="no event"):
             happen(episode.scene, wrong, 1.0)
+
+
+def test_what_begins_by_itself_is_told_when_it_begins():
+    """A door is shut in every frame before it is told to open, and not five frames later."""
+    told = 0
+    for seed in range(40):
+        episode = make_episode(seed, size=16, with_event=False)
+        scene = episode.scene
+        doors = [i for i, law in enumerate(scene.solids.law.tolist()) if law == SWING]
+        assert len(episode.happens) == len(doors) == sum(name == "door" for name in scene.names)
+        assert [event.frame for event in episode.happens] == sorted(event.frame for event in episode.happens)
+        for frame, text in episode.happens:
+            assert frame % 4 == 1
+            shut, now, later = (scene.solids.moved(t).yaw[doors] for t in (0.0, (frame - 1) / FPS, (frame + 4) / FPS))
+            assert torch.equal(shut, now) and not torch.equal(shut, later)
+            assert text not in episode.caption and set(text.split()) <= set(VOCABULARY)
+            assert f" {text}." in episode.prompt(frame) and f" {text}." not in episode.prompt(frame - 1)
+            told += 1
+    assert told > 5
 
 
 def test_light_that_goes_out_makes_it_dark():

@@ -188,7 +188,7 @@ def generate_case(models: Models, case: Case, config: PromptConfig) -> Float[Ten
         film(episode.scene, episode.cameras[which], torch.tensor(which) / FPS, finer=2) for which in (seen, recent)
     )
     state = look(models, episode, seen, shown, newest, config.seed * 1_000_003 + episode.seed, episode.prompt(at))
-    state = replace(state, avoid=episode.caption)
+    state = replace(state, avoid=replace(episode, event=None).prompt(at))
     cameras = episode.cameras[at : at + WINDOW - 1]
     _, event = rollout_step(models, state, cameras, replace(config.rollout, show_mosaic=False))
     return from_u8(event.frames_u8)

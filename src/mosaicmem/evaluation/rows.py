@@ -23,6 +23,7 @@ from mosaicmem.generation.backend import Models
 from mosaicmem.generation.clock import Clock
 from mosaicmem.generation.events import STAGES
 from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout_step
+from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState, observe, start
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment
@@ -74,7 +75,8 @@ def observed_state(models: Models, trial: Trial, seed: int) -> RolloutState:
     """
     episode = trial.episode
     seed = seed * 1_000_003 + episode.seed
-    return look(models, episode, trial.remembered, trial.observed, trial.recent, seed, episode.caption)
+    prompt = episode.prompt(trial.mark + 1)
+    return look(models, episode, trial.remembered, trial.observed, trial.recent, seed, prompt)
 
 
 def look(
@@ -160,10 +162,17 @@ def _generate(row: str, models: Models, trial: Trial, state: RolloutState, confi
         config = replace(config, refine=0.0)
     frames, mosaic = [], {}
     seconds: dict[str, float] = {stage: 0.0 for stage in STAGES}  # noqa: C420
-    for first in range(0, len(trial), WINDOW - 1):
+    at = trial.mark + 1
+    script = Script.of(trial.episode.caption, trial.episode.told).part(at, at + len(trial))
+    first, said = 0, state.prompt
+    while first < len(trial):
+        before, said = said, script.prompt(first)
+        state = replace(state, prompt=said, avoid=before if said != before else state.avoid)
         state = recent_only(state) if row == "last_frames" else state
-        state, event = rollout_step(models, state, trial.cameras[first : first + WINDOW - 1], config)
+        stop = script.end_of_window(first, first + WINDOW - 1, models.vae.temporal)
+        state, event = rollout_step(models, state, trial.cameras[first:stop], config)
         frames.append(from_u8(event.frames_u8))
+        first += len(event.frames)
         if config.show_mosaic:
             numbers = (event.mosaic_frames - trial.mark - 1).tolist()
             mosaic.update(zip(numbers, event.mosaic_u8, strict=True))

@@ -26,13 +26,13 @@ from mosaicmem.evaluation.revisit import covisible
 from mosaicmem.evaluation.rows import WINDOW, without_memory
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout, to_u8
+from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import start
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.se3 import rotation_angle
 from mosaicmem.geometry.trajectories import look_around, there_and_back
-from mosaicmem.worlds.episodes import FPS, HELD_OUT, make_episode, movers
+from mosaicmem.worlds.episodes import FPS, HELD_OUT, Episode, make_episode, movers
 from mosaicmem.worlds.film import film
-from mosaicmem.worlds.scene import Scene
 
 FIRST = HELD_OUT.start + 10_000
 """Seeds of these worlds: apart from those of the memory benchmark."""
@@ -105,8 +105,8 @@ class WalkResult:
     walks: dict[str, Walked]
 
 
-def walk_paths(index: int, config: WalkConfig) -> tuple[int, Scene, str, dict[Length, Cameras]]:
-    """Seed, scene, caption and both paths of world `index`; every path begins and ends at the same camera.
+def walk_paths(index: int, config: WalkConfig) -> tuple[Episode, dict[Length, Cameras]]:
+    """World `index` and both paths through it; every path begins and ends at the same camera.
 
     Raises:
         GeometryError: if no candidate makes a walk of that length at an ordinary speed.
@@ -118,7 +118,7 @@ def walk_paths(index: int, config: WalkConfig) -> tuple[int, Scene, str, dict[Le
         if not _hurries(path):
             half = config.short // 2
             away = look_around(path[0], degrees=_TURN * half, frames=half + 1, up=(0.0, -1.0, 0.0))
-            return seed, episode.scene, episode.caption, {"long": path, "short": there_and_back(away)}
+            return episode, {"long": path, "short": there_and_back(away)}
     raise GeometryError(f"no world among {_CANDIDATES} allows a walk of {config.long} frames; try a longer one")
 
 
@@ -130,14 +130,14 @@ def run_walks(load: Loader, config: WalkConfig | None = None, *, processes: int 
 
 def run_walk_world(models: Models, index: int, config: WalkConfig) -> WalkResult:
     """All walks of one world."""
-    seed, scene, caption, paths = walk_paths(index, config)
+    episode, paths = walk_paths(index, config)
     walks = {}
     for name, cameras in paths.items():
-        walks[name] = _walk(models, scene, caption, cameras, seed, config)
+        walks[name] = _walk(models, episode, cameras, config)
         if config.without_memory:
             blind = replace(models, generator=without_memory(models.generator))
-            walks[f"{name}_without"] = _walk(blind, scene, caption, cameras, seed, config)
-    return WalkResult(seed, walks)
+            walks[f"{name}_without"] = _walk(blind, episode, cameras, config)
+    return WalkResult(episode.seed, walks)
 
 
 def summarize_walks(results: Sequence[WalkResult]) -> dict[str, Any]:
@@ -175,14 +175,13 @@ def sharpness(frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, " n"]:
     return (across.flatten(1).mean(1) + down.flatten(1).mean(1)) / 4
 
 
-def _walk(
-    models: Models, scene: Scene, caption: str, cameras: Cameras, seed: int, config: WalkConfig
-) -> Walked:  # fmt: skip
-    times = torch.arange(len(cameras)) / FPS
+def _walk(models: Models, episode: Episode, cameras: Cameras, config: WalkConfig) -> Walked:
+    scene, times = episode.scene, torch.arange(len(cameras)) / FPS
     first = film(scene, cameras[0], times[:1], finer=2)
-    state = start(models, first.rgb[0], cameras[0], prompt=caption, fps=FPS, seed=config.seed * 1_000_003 + seed)
+    state = start(models, first.rgb[0], cameras[0], fps=FPS, seed=config.seed * 1_000_003 + episode.seed)
+    script = Script.of(episode.caption, episode.told).part(0, len(cameras))
     parts, seconds = [], 0.0
-    for _, event in rollout(models, state, cameras, WINDOW, replace(config.rollout, show_mosaic=False)):
+    for _, event in rollout(models, state, cameras, WINDOW, replace(config.rollout, show_mosaic=False), script):
         parts.append(from_u8(event.frames_u8))
         seconds += sum(event.timings.values())
     frames = torch.cat(parts)

@@ -6,6 +6,7 @@ that begins with the first latent at or after its frame.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mosaicmem.errors import ConfigError
@@ -42,6 +43,19 @@ class Script:
             raise ConfigError(f"events at frames {frames}: expected one a frame, in rising order")
         if any(not cue.text.strip() for cue in self.cues):
             raise ConfigError("an event without words; expected for example 'the ball turns blue'")
+
+    @classmethod
+    def of(cls, caption: str, told: Iterable[tuple[int, str]]) -> Script:
+        """A script of frames and words in any order; what begins at one frame is said together."""
+        said: dict[int, list[str]] = {}
+        for frame, text in told:
+            said.setdefault(frame, []).append(text)
+        return cls(caption, tuple(Cue(frame, ". ".join(said[frame])) for frame in sorted(said)))
+
+    def part(self, start: int, stop: int) -> Script:
+        """The words of frames `start` to `stop` of a path: what has happened by then is in the caption."""
+        ahead = tuple(Cue(cue.frame - start, cue.text) for cue in self.cues if start < cue.frame < stop)
+        return Script(self.prompt(start), ahead)
 
     def prompt(self, frame: int) -> str:
         """The words that hold at a frame: the caption, then what has happened, a sentence each."""

@@ -25,7 +25,7 @@ from mosaicmem._shapes import Float, Tensor, UInt8
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.files import atomic_path
-from mosaicmem.worlds.episodes import HELD_OUT, events_of, make_episode, movers
+from mosaicmem.worlds.episodes import HELD_OUT, Event, events_of, make_episode, movers
 
 VERSION = "episodes-1"
 STEP = 4  # depth is kept for every so many frames
@@ -44,6 +44,7 @@ class Clip:
         depth: `[k H W]` z-depth of frames 0, 4, 8 ..., 0 = unknown.
         cameras: One per frame, float64.
         caption, event, event_frame: Words; `event` holds from `event_frame` on ("" and n: never).
+        happens: What begins by itself, by rising frame.
         moving: `[n h w]` uint8, how much of each block of `BLOCK` pixels shows what moves by itself, 255 = all of it;
             None where nobody knows.
     """
@@ -55,6 +56,7 @@ class Clip:
     caption: str
     event: str
     event_frame: int
+    happens: tuple[Event, ...] = ()
     moving: UInt8[Tensor, "n h w"] | None = None
 
     def __len__(self) -> int:
@@ -105,7 +107,8 @@ def write_clip(path: Path, clip: Clip) -> None:
     }
     if clip.moving is not None:
         tensors["moving"] = clip.moving.contiguous()
-    words = {"caption": clip.caption, "event": clip.event, "event_frame": clip.event_frame, "version": VERSION}
+    words = {"caption": clip.caption, "event": clip.event, "event_frame": clip.event_frame, "happens": clip.happens}
+    words |= {"version": VERSION}
     with atomic_path(path, overwrite=True) as part:
         part.write_bytes(save(tensors, {"mosaicmem": json.dumps(words)}))
 
@@ -121,8 +124,13 @@ def read_clip(path: Path) -> Clip:
     words, tensors = read_tensors(path, VERSION)
     rgb, depth = tensors["rgb"], tensors["depth"].float()
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], rgb.shape[-1], rgb.shape[-2])
-    words_of_clip = words["caption"], words["event"], int(words["event_frame"])
-    return Clip(path.stem, rgb, depth, cameras, *words_of_clip, tensors.get("moving"))
+    said = words["caption"], words["event"], int(words["event_frame"]), told(words)
+    return Clip(path.stem, rgb, depth, cameras, *said, tensors.get("moving"))
+
+
+def told(words: dict[str, Any]) -> tuple[Event, ...]:
+    """What begins by itself, from the words of a file."""
+    return tuple(Event(int(frame), str(text)) for frame, text in words.get("happens", ()))
 
 
 def read_tensors(
@@ -152,7 +160,8 @@ def render_clip(seed: int, size: int = 128, frames: int | None = None) -> Clip:
     text, frame = ("", len(rgb)) if episode.event is None else (episode.event.text, episode.event.frame)
     moves = torch.isin(shot.object_id, movers(episode.scene)).float()
     moving = (255 * F.avg_pool2d(moves, BLOCK)).round().byte()
-    return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, episode.caption, text, frame, moving)
+    said = episode.caption, text, frame, episode.happens
+    return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, *said, moving)
 
 
 def render_twins(clip: Clip, seed: int, count: int, frames: int | None = None) -> list[Clip]:

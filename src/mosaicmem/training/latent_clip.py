@@ -15,7 +15,8 @@ from mosaicmem.errors import InputError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.files import atomic_path
 from mosaicmem.models.vae import VAE
-from mosaicmem.training.cache import STEP, Clip, read_tensors
+from mosaicmem.training.cache import STEP, Clip, read_tensors, told
+from mosaicmem.worlds.episodes import Event
 
 LATENT_VERSION = "latents-1"
 
@@ -31,7 +32,7 @@ class LatentClip:
         groups: `[k - 1 c h w]` latents of frames 1..4, 5..8, ...
         depth: `[k H W]` z-depth of frames 0, 4, 8 ...
         cameras: One per raw frame, float64.
-        caption, event, event_frame: Words.
+        caption, event, event_frame, happens: Words (see `cache.Clip`).
         moving: `[k - 1 h w]` share of each cell, over the group's frames, that shows what moves by itself; None where
             nobody knows.
     """
@@ -44,7 +45,19 @@ class LatentClip:
     caption: str
     event: str
     event_frame: int
+    happens: tuple[Event, ...] = ()
     moving: Float[Tensor, "g h w"] | None = None
+
+    @property
+    def beginnings(self) -> list[int]:
+        """Groups with which something begins, rising."""
+        frames = [frame for frame, _ in self.happens] + ([self.event_frame] if self.event else [])
+        return sorted((frame - 1) // STEP for frame in frames)
+
+    def prompt(self, group: int) -> str:
+        """The words that hold when a group begins: the caption, and a sentence for all that has happened."""
+        told = [*self.happens, *([Event(self.event_frame, self.event)] if self.event else [])]
+        return " ".join([self.caption, *(f"{text}." for frame, text in told if (frame - 1) // STEP <= group)])
 
 
 def encode_clip(vae: VAE, clip: Clip) -> LatentClip:
@@ -66,6 +79,7 @@ def encode_clip(vae: VAE, clip: Clip) -> LatentClip:
         clip.caption,
         clip.event,
         clip.event_frame,
+        clip.happens,
         moving,
     )
 
@@ -76,8 +90,8 @@ def write_latents(path: Path, clip: LatentClip) -> None:
     if clip.moving is not None:
         tensors["moving"] = clip.moving.half().contiguous()
     tensors |= {"viewmats": clip.cameras.viewmats.contiguous(), "Ks": clip.cameras.Ks.contiguous()}
-    words = {"caption": clip.caption, "event": clip.event, "event_frame": clip.event_frame, "version": LATENT_VERSION}
-    words |= {"width": clip.cameras.width, "height": clip.cameras.height}
+    words = {"caption": clip.caption, "event": clip.event, "event_frame": clip.event_frame, "happens": clip.happens}
+    words |= {"width": clip.cameras.width, "height": clip.cameras.height, "version": LATENT_VERSION}
     with atomic_path(path, overwrite=True) as part:
         part.write_bytes(save(tensors, {"mosaicmem": json.dumps(words)}))
 
@@ -90,12 +104,13 @@ def read_latents(path: Path) -> LatentClip:
     words, tensors = read_tensors(path, LATENT_VERSION)
     floats = {k: tensors[k].float() for k in ("image", "echo", "groups", "depth", "moving") if k in tensors}
     cameras = Cameras(tensors["viewmats"], tensors["Ks"], words["width"], words["height"])
-    return LatentClip(**floats, cameras=cameras, **{k: words[k] for k in ("caption", "event", "event_frame")})
+    said = {k: words[k] for k in ("caption", "event", "event_frame")}
+    return LatentClip(**floats, cameras=cameras, happens=told(words), **said)
 
 
 def read_setting(path: Path) -> tuple[bytes, str, bool]:
     """Of an encoded clip: what twins have in common (path of the camera, caption, when something happens), what
     happens, and whether it says what moves. Reads no latents."""
     words, tensors = read_tensors(path, LATENT_VERSION, only=("viewmats", "moving"))
-    common = repr((words["caption"], words["event_frame"])).encode() + tensors["viewmats"].numpy().tobytes()
-    return common, words["event"], "moving" in tensors
+    said = repr((words["caption"], words["event_frame"], told(words))).encode()
+    return said + tensors["viewmats"].numpy().tobytes(), words["event"], "moving" in tensors

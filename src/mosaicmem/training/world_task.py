@@ -267,7 +267,7 @@ class WorldTask:
         past = groups[start - 1] if with_past else None
         sample = self._window(clip, history, start, rng, generator, plain, alignment, past) | {"twins": twins}
         # twins without words would be one question with three answers
-        return sample if twins < 0 else sample | {"prompt": _prompt(clip, told=True)}
+        return sample if twins < 0 else sample | {"prompt": clip.prompt(start)}
 
     def _drawn(
         self, paths: list[Path], rng: np.random.Generator, first: int, many: int
@@ -285,7 +285,6 @@ class WorldTask:
     ) -> dict[str, Any]:  # fmt: skip
         """The sample of one window; a plain one keeps everything and spoils nothing."""
         cfg = self.settings
-        told = bool(clip.event) and STEP * start + 1 >= clip.event_frame
         groups = clip.groups[start : start + cfg.latents]
         scale = float(clip.depth[0][clip.depth[0] > 0].median()) if bool((clip.depth[0] > 0).any()) else 1.0
         window = clip.cameras[STEP * start : STEP * (start + cfg.latents) + 1]
@@ -294,7 +293,7 @@ class WorldTask:
             level = float(rng.uniform(0, 0.15))
             anchor = anchor + level * torch.randn(anchor.shape, generator=generator)
             past = None if past is None else past + level * torch.randn(past.shape, generator=generator)
-        tokens, shown = self._memory(clip, history, start, told, window, rng, generator, plain, alignment)
+        tokens, shown = self._memory(clip, history, start, window, rng, generator, plain, alignment)
         with_cameras = plain or rng.random() >= cfg.no_cameras
         sigma = draw_sigma(1, generator, cfg.shift)
         return {
@@ -302,7 +301,7 @@ class WorldTask:
             "sigma": sigma[0],
             "noise": torch.randn(groups.transpose(0, 1).shape, generator=generator),
             "weight": cell_weights(clip, slice(start, start + cfg.latents), cfg.moving, cfg.moving_most),
-            "prompt": _prompt(clip, told) if plain or rng.random() >= cfg.no_text else "",
+            "prompt": clip.prompt(start) if plain or rng.random() >= cfg.no_text else "",
             "tokens": tokens,
             "shown": shown,
             "still": clip.image[start + 1 : start + cfg.latents + 1],
@@ -321,8 +320,7 @@ class WorldTask:
         size = self.settings.latents
         windows = min(int(rng.integers(1, 3)), start // size)
         first = start - windows * size
-        event = (clip.event_frame - 1) // STEP if clip.event else start
-        if self.vae is None or not windows or first < event < start:
+        if self.vae is None or not windows or any(first < at < start for at in clip.beginnings):
             return history, clip.groups
         history, groups = history.clone(), clip.groups.clone()
         for at in range(first, start, size):
@@ -352,14 +350,13 @@ class WorldTask:
         return self.vae.encode_image(frames[STEP::STEP]), x0[0].transpose(0, 1)
 
     def _memory(
-        self, clip: LatentClip, history: Tensor, start: int, told: bool, window: Cameras,
+        self, clip: LatentClip, history: Tensor, start: int, window: Cameras,
         rng: np.random.Generator, generator: torch.Generator, plain: bool, alignment: Alignment,
     ) -> tuple[MemoryTokens | None, tuple[Tensor, Tensor] | None]:  # fmt: skip
         """What memory would show of this window, as tokens and as a picture of its reference frames (`canvas`)."""
         cfg = self.settings
-        chosen = choose_keyframes(
-            len(clip.image), start, cfg, rng, clip.event_frame if clip.event and not told else None
-        )
+        ahead = [STEP * at + 1 for at in clip.beginnings if at > start]
+        chosen = choose_keyframes(len(clip.image), start, cfg, rng, ahead[0] if ahead else None)
         if not plain and rng.random() < cfg.no_memory:
             return None, None
         store = PatchStore.empty()
@@ -401,10 +398,6 @@ class WorldTask:
         )
 
 
-def _prompt(clip: LatentClip, told: bool) -> str:
-    return f"{clip.caption} {clip.event}." if told else clip.caption
-
-
 def choose_keyframes(
     count: int, start: int, cfg: WorldTaskConfig, rng: np.random.Generator, before: int | None = None
 ) -> list[int]:
@@ -442,15 +435,15 @@ def _movement(clip: LatentClip, start: int, latents: int) -> float:
 
 
 def _window_start(clip: LatentClip, latents: int, rng: np.random.Generator, at_event: float, first: int = 0) -> int:
-    """An anchor keyframe whose window the clip holds and no event splits; often right before the event."""
+    """An anchor keyframe whose window the clip holds, and in which nothing begins but at its first latent; often right
+    before the event."""
     last = len(clip.groups) - latents
-    if not clip.event:
-        return int(rng.integers(min(first, last), last + 1))
     at = (clip.event_frame - 1) // STEP
-    if first <= at <= last and rng.random() < at_event:
+    if clip.event and first <= at <= last and rng.random() < at_event:
         return at
-    whole = [s for s in range(first, last + 1) if s + latents <= at or s >= at]
-    return int(rng.choice(whole))
+    starts = range(min(first, last), last + 1)
+    whole = [s for s in starts if not any(s < at < s + latents for at in clip.beginnings)]
+    return int(rng.choice(whole or starts))
 
 
 def _keyframe(

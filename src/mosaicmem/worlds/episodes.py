@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -21,6 +21,7 @@ from mosaicmem.worlds import walks
 from mosaicmem.worlds.builder import MOVER_COLOURS, NUMBERS, make_scene
 from mosaicmem.worlds.film import film
 from mosaicmem.worlds.parts import PALETTE, article
+from mosaicmem.worlds.primitives import SWING
 from mosaicmem.worlds.scene import Rendering, Scene
 
 HELD_OUT = range(900_000, 1_000_000)
@@ -36,13 +37,12 @@ _TRIES = 80
 PathKind = Literal["turn", "walk", "loop", "jitter", "out"]
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that happens on demand.
+class Event(NamedTuple):
+    """Something that happens, on demand or by itself.
 
     Attributes:
-        frame: First frame at which it shows; one more than a multiple of 4, so that it never splits a latent.
-        text: What a prompt says of it, from then on: "the ball turns blue", "the light goes out".
+        frame: First frame at which it is told; one more than a multiple of 4, so that it never splits a latent.
+        text: What a prompt says of it, from then on: "the ball turns blue", "a door opens".
     """
 
     frame: int
@@ -57,8 +57,9 @@ class Episode:
         seed, kind: What it was made from.
         scene: The world before the event.
         cameras: One per frame; their number is one more than a multiple of 16.
-        caption: What is there, in the few words that a prompt uses.
+        caption: What is there and moves all the time, in the few words that a prompt uses.
         event: What happens on demand, or None.
+        happens: What begins by itself at some time and is told then: a door opens.
     """
 
     seed: int
@@ -67,14 +68,19 @@ class Episode:
     cameras: Cameras
     caption: str
     event: Event | None = None
+    happens: tuple[Event, ...] = ()
 
     def __len__(self) -> int:
         return len(self.cameras)
 
+    @property
+    def told(self) -> tuple[Event, ...]:
+        """All that is told besides the caption: what begins by itself, then the event."""
+        return self.happens if self.event is None else (*self.happens, self.event)
+
     def prompt(self, frame: int) -> str:
-        """The words that hold at a frame: the caption, and the event's once it has happened."""
-        told = self.event is not None and frame >= self.event.frame
-        return f"{self.caption} {self.event.text}." if told and self.event else self.caption
+        """The words that hold at a frame: the caption, and a sentence for all that has begun."""
+        return " ".join([self.caption, *(f"{event.text}." for event in self.told if event.frame <= frame)])
 
     def film(self, frames: slice = slice(None), *, event: str | None = None) -> Rendering:
         """The true frames. `event` replaces the text of what happens; "" lets nothing happen."""
@@ -138,7 +144,7 @@ def make_episode(
     eye = torch.stack([places[:, 0], height, places[:, 1]], -1)
     up = torch.tensor([0.0, -1.0, 0.0], dtype=torch.float64)
     cameras = Cameras.from_fov(look_at(eye, eye + aim, up), size, size, fov)
-    episode = Episode(seed, chosen, scene, cameras, _caption(scene, rooms))
+    episode = Episode(seed, chosen, scene, cameras, _caption(scene, rooms), happens=_happens(scene))
     wanted = rng.random() < 0.6 if with_event is None else with_event
     return replace(episode, event=_event(episode, rng)) if wanted else episode
 
@@ -217,9 +223,18 @@ def _caption(scene: Scene, rooms: int) -> str:
 
 
 _THINGS = ("sofa", "table", "cupboard", "crate", "pedestal", "plant", "shelf", "lamp shade", "picture", "door")
-_MOVES = {"ball": "bounces", "lift": "goes up and down", "door": "opens"}
+_MOVES = {"ball": "bounces", "lift": "goes up and down"}
 _COLOURED = ("ball", "lift")
 """Small things are told by their colour: which of all is the ball, before anything happens to it."""
+
+
+def _happens(scene: Scene) -> tuple[Event, ...]:
+    """Doors that open, by rising frame, told from the first frame on or up to three frames earlier.
+
+    A light that goes out by itself is not told: which of several rooms is dark now, no few words say.
+    """
+    starts = scene.solids.law_params[scene.solids.law == SWING, 1]
+    return tuple(Event(1 + math.floor(at * FPS) // 4 * 4, "a door opens") for at in sorted(starts.tolist()))
 
 
 def _colour(scene: Scene, object_id: int) -> str:

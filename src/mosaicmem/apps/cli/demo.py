@@ -36,6 +36,7 @@ from mosaicmem.evaluation.metrics import psnr, ssim
 from mosaicmem.evaluation.revisit import copy_last
 from mosaicmem.generation.backend import ROOMS, SYNTHETIC, Models
 from mosaicmem.generation.rollout import rollout
+from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState, observe, start
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.exports import ExportOptions, export_ply
@@ -116,7 +117,8 @@ def run(args: Args, session: Session) -> Result:
         ways = {}
         for flag in (True, False):
             with session.stage("generate_with_memory" if flag else "generate_without_memory"):
-                ways[flag] = _walk_back(models[flag], state, back, session, tick, log if flag else None)
+                words = walk.words.part(walk.seen, len(walk))
+                ways[flag] = _walk_back(models[flag], state, back, words, session, tick, log if flag else None)
         if log is not None:
             log.pictures("without_memory", ways[False].frames, range(walk.seen, len(walk)))
         with session.stage("recall"):
@@ -147,7 +149,7 @@ def _remember(models: Models, walk: Walk, session: Session) -> RolloutState:
         walk.path[0],
         None if depth is None else depth[0],
         seed=config.seed,
-        prompt=walk.caption,
+        prompt=walk.words.prompt(walk.seen),
         fps=config.video.fps,
         lifting=lifting,
     )
@@ -165,12 +167,13 @@ def _log_walk(log: EventLog, walk: Walk, state: RolloutState) -> None:
 
 
 def _walk_back(
-    models: Models, state: RolloutState, back: Cameras, session: Session, tick: Any, log: EventLog | None
-) -> Return:
+    models: Models, state: RolloutState, back: Cameras, words: Script, session: Session, tick: Any,
+    log: EventLog | None,
+) -> Return:  # fmt: skip
     config = session.config
     frames, coverage, tokens = [], [], 0
     settings = config.generation.rollout(config.retrieval, config.lifting)
-    for after, event in rollout(models, state, back, config.generation.window_size, settings):
+    for after, event in rollout(models, state, back, config.generation.window_size, settings, words):
         state = after
         if log is not None:
             done = sum(map(len, frames))

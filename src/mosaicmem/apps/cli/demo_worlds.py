@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -10,6 +10,7 @@ from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.apps.cli.config import DemoConfig
 from mosaicmem.errors import ConfigError
 from mosaicmem.evaluation.revisit import covisible
+from mosaicmem.generation.script import Script
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.se3 import axis_angle
 from mosaicmem.geometry.trajectories import resample
@@ -30,7 +31,7 @@ class Walk:
         seen: Frames of the way out.
         exact: Whether memory is given the true depth; else it is estimated from the frames.
         source: In words.
-        caption: What is there.
+        words: What is there and happens.
     """
 
     path: Cameras
@@ -39,7 +40,7 @@ class Walk:
     seen: int
     exact: bool
     source: str
-    caption: str = ""
+    words: Script = field(default_factory=Script)
 
     def __len__(self) -> int:
         return len(self.path)
@@ -74,7 +75,8 @@ def film_world(demo: DemoConfig) -> Walk:
     shown = world.film()
     path = world.cameras.to(dtype=torch.float64)
     source = f"procedural world {demo.world}"
-    return Walk(path, shown.rgb, shown.depth, (len(path) + 1) // 2, False, source, world.caption)
+    words = Script.of(world.caption, world.told)
+    return Walk(path, shown.rgb, shown.depth, (len(path) + 1) // 2, False, source, words)
 
 
 def render_room(demo: DemoConfig, seed: int) -> Walk:
