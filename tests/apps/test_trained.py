@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 from tests.apps.conftest import FRAMES, SIZE, everything_in
 
+from mosaicmem.apps.cli import demo
 from mosaicmem.apps.cli.config import DemoConfig
 from mosaicmem.apps.cli.demo_worlds import film_world
 from mosaicmem.apps.cli.generate import parse_cue
 from mosaicmem.errors import ConfigError
-from mosaicmem.generation.script import Cue
+from mosaicmem.generation.rollout import rollout
+from mosaicmem.generation.script import Cue, Script
 from mosaicmem.io.files import read_image
 from mosaicmem.io.trajectories import read_trajectory
 from mosaicmem.io.video import read_video
@@ -200,6 +202,25 @@ def test_sizes_that_do_not_fit_the_model_are_named(run, tiny, recording, path, t
         ran = run("demo", "--model", tiny, *more, "--out", tmp_path / "x")
         assert ran.code == 2
         assert words in ran.err
+
+
+def test_the_way_back_of_the_demo_is_told_what_begins_on_it(run, tiny, tmp_path, monkeypatch):
+    """A door that begins to open at frame 21, of a way back that begins at 17."""
+    told = []
+
+    def spied(models, state, cameras, window, config, script):
+        told.append(script)
+        return rollout(models, state, cameras, window, config, script)
+
+    monkeypatch.setattr(demo, "rollout", spied)
+    world = make_episode(900_002, kind="turn", size=32, frames=33, with_event=False)
+    assert [event.frame for event in world.happens] == [21], "of a world that was looked for"
+    ran = run(
+        "demo", "--model", tiny, "--num-frames", 33, "--width", 32, "--height", 32, "--out", tmp_path / "demo",
+        "--set", "video.panel=32", "--set", "demo.world=900002", "--set", "demo.path=turn",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert told == [Script(world.caption, (Cue(4, "a door opens"),))] * 2, "with memory and without"
 
 
 def test_the_demo_walks_through_a_held_out_world(run, tiny, tmp_path):

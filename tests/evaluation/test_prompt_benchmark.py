@@ -9,6 +9,7 @@ import torch
 from tests.tiny_models import write_tiny_model
 
 from mosaicmem.errors import ConfigError
+from mosaicmem.evaluation import prompt_benchmark
 from mosaicmem.evaluation.prompt_benchmark import (
     Case,
     CaseResult,
@@ -21,6 +22,7 @@ from mosaicmem.evaluation.prompt_benchmark import (
     summarize_prompts,
 )
 from mosaicmem.generation.backend import load_models
+from mosaicmem.generation.rollout import rollout_step
 from mosaicmem.worlds.episodes import HELD_OUT, Event
 
 SMALL = PromptConfig(cases=6, size=64, pictured=1)
@@ -73,6 +75,22 @@ def test_what_is_asked_reaches_the_model_and_the_memory_does_not_hold_the_answer
     assert torch.equal(generate_case(models, case, SMALL), frames)
     other = replace(case, episode=replace(case.episode, event=Event(case.at, case.pair[1 - case.asked])))
     assert not torch.equal(generate_case(models, other, SMALL), frames), "only the words differ"
+
+
+def test_guidance_leads_away_from_the_event_alone(tmp_path, cases, monkeypatch):
+    """A door that has begun to open before is in both prompts, one that opens later in none."""
+    models, asked = load_models(write_tiny_model(tmp_path / "tiny")), []
+
+    def step(models, state, cameras, config):
+        asked.append((state.prompt, state.avoid))
+        return rollout_step(models, state, cameras, config)
+
+    monkeypatch.setattr(prompt_benchmark, "rollout_step", step)
+    case = cases[0]
+    doors = (Event(case.at - 4, "a door opens"), Event(case.at + 4, "another door opens"))
+    generate_case(models, replace(case, episode=replace(case.episode, happens=doors)), SMALL)
+    before = f"{case.episode.caption} a door opens."
+    assert asked == [(f"{before} {case.pair[case.asked]}.", before)]
 
 
 def result(asked: int, told: int, noun: str = "ball", neither: int = 0) -> CaseResult:

@@ -14,6 +14,7 @@ from tests.training.clips import make_latents, world_task
 from mosaicmem.errors import ConfigError
 from mosaicmem.training.latent_clip import LatentClip, write_latents
 from mosaicmem.training.twins import TWINS, deal, families, twins_apart
+from mosaicmem.worlds.episodes import Event
 
 
 def _said(event: str, seed: int = 5, at: int = 17) -> LatentClip:
@@ -53,6 +54,7 @@ def test_names_alone_make_no_twins(tmp_path):
         "later": replace(RED, event_frame=21),
         "elsewhere": moved,
         "told-otherwise": replace(RED, caption="another room."),
+        "opened": replace(RED, happens=(Event(9, "a door opens"),)),
     }
     for k, (kind, odd) in enumerate(others.items()):
         odd = odd if kind in ("quiet", "same") else replace(odd, event="the ball turns grey")
