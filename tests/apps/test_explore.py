@@ -18,7 +18,7 @@ from mosaicmem.live.commands import Command, Edit, Jump, Move, Undo, parse_choic
 from mosaicmem.live.session import Receipt, Session
 
 pytest.importorskip("starlette", reason="needs the extra: pip install 'mosaicmem[explore]'")
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn", reason="needs the extra: pip install 'mosaicmem[explore]'")
 
 PATIENCE = 120.0
 SMALL = ("--model", "synthetic", "--scene", 7, "--size", "32x32", "--port", 0, "--no-browser")

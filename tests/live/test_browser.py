@@ -16,7 +16,7 @@ from tests.live.scenes import walk
 from tests.live.serving import TOKEN
 
 pytest.importorskip("websockets", reason="needs the extra: pip install 'mosaicmem[explore]'")
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn", reason="needs the extra: pip install 'mosaicmem[explore]'")
 
 SERVER = """
 import sys

@@ -8,7 +8,7 @@ from tests.live.scenes import walk
 from tests.live.serving import TOKEN, served
 
 pytest.importorskip("websockets", reason="needs the extra: pip install 'mosaicmem[explore]'")
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn", reason="needs the extra: pip install 'mosaicmem[explore]'")
 
 # pixels of a canvas that are painted: how many, and the middle of them as shares of its width and height
 PAINTED = """(id => { const c = document.getElementById(id), w = c.width;

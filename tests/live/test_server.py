@@ -25,8 +25,8 @@ from mosaicmem.live.server import BURST, MAX_WATCHERS
 from mosaicmem.live.session import Session, Shown
 
 websockets = pytest.importorskip("websockets", reason="needs the extra: pip install 'mosaicmem[explore]'")
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
+pytest.importorskip("starlette", reason="needs the extra: pip install 'mosaicmem[explore]'")
+pytest.importorskip("uvicorn", reason="needs the extra: pip install 'mosaicmem[explore]'")
 
 
 @pytest.fixture(scope="module")
