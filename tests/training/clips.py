@@ -85,10 +85,11 @@ MICRO = TransformerConfig(
 def world_task(
     paths: list[Path], vae: VideoVAE | None = None, model: TransformerConfig = MICRO, **settings: Any
 ) -> WorldTask:
-    """A micro world model."""
+    """A micro world model; `teacher` among the settings is that of the task."""
+    teacher = settings.pop("teacher", None)
     torch.manual_seed(0)
     config = WorldTaskConfig(**{"batch": 4, "latents": 2, **settings})
-    return WorldTask(paths, paths[:1], model, GRID, config, words=12, vae=vae)
+    return WorldTask(paths, paths[:1], model, GRID, config, words=12, vae=vae, teacher=teacher)
 
 
 def micro_vae() -> VideoVAE:

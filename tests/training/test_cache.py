@@ -20,6 +20,7 @@ from mosaicmem.training.cache import (
     render_ahead,
     render_clip,
     render_held_out,
+    render_twins,
     write_clip,
 )
 from mosaicmem.worlds.episodes import HELD_OUT, Event, make_episode
@@ -87,11 +88,11 @@ def test_held_out_seeds_are_refused(tmp_path, seed):
 def test_only_what_is_missing_is_rendered(tmp_path, monkeypatch):
     rendered = []
 
-    def render(seed, size, frames):
-        rendered.append(seed)
-        return make_clip(seed % 7, frames=17)
+    def render(episode):
+        rendered.append(episode.seed)
+        return make_clip(episode.seed % 7, frames=17)
 
-    monkeypatch.setattr(cache_module, "render_clip", render)
+    monkeypatch.setattr(cache_module, "film_clip", render)
     assert sorted(render_ahead(tmp_path, range(3), size=32)) == [0, 1, 2]
     assert sorted(render_ahead(tmp_path, range(1, 5), size=32)) == [1, 2, 3, 4]
     assert rendered == [0, 1, 2, 3, 4]
@@ -141,7 +142,7 @@ def test_only_episodes_whose_event_has_the_word_are_rendered(tmp_path, monkeypat
     assert wanted and any(w and "ball" not in w for w in words.values()) and not all(words.values())
     rendered = []
     monkeypatch.setattr(
-        cache_module, "render_clip", lambda seed, *_: rendered.append(seed) or make_clip(seed % 7, frames=17)
+        cache_module, "film_clip", lambda e: rendered.append(e.seed) or make_clip(e.seed % 7, frames=17)
     )
     assert list(render_ahead(tmp_path / "ball", seeds, size=16, event="ball")) == list(seeds)  # each is dealt with
     assert rendered == wanted == [int(name) for name in ClipCache(tmp_path / "ball").names()]
@@ -179,9 +180,32 @@ def test_twins_are_one_world_in_which_something_else_happens(tmp_path):
         shot = episode.film(slice(at, None), event=twin.event)
         assert (twin.frames(slice(at, None)) - shot.rgb).abs().max() <= 1 / 127.5
         assert not torch.equal(twin.rgb[at:], first.rgb[at:])
-    quiet = next(s for s in range(20) if make_episode(s, size=16).event is None)
+    quiet = next(s for s in range(20) if not (e := make_episode(s, size=16)).told)
     assert list(render_ahead(tmp_path / "quiet", [quiet], size=16, twins=2)) == [quiet]
     assert ClipCache(tmp_path / "quiet").names() == [str(quiet)], "where nothing happens there is nothing else"
+
+
+def test_a_door_that_comes_into_sight_open_has_a_twin_that_stays_shut(tmp_path):
+    """Of some episodes the command takes those with such a door; their twins agree until it is seen."""
+    seeds = range(40, 46)
+    assert list(render_ahead(tmp_path, seeds, size=32, event="door", twins=1)) == list(seeds)
+    cache = ClipCache(tmp_path)
+    found = [name for name in cache.names() if "-" not in name]
+    assert found == ["42", "45"] and len(cache.names()) == 2 * len(found), "not where it opens in view, or an event is"
+    for name in found:
+        opens, shut = cache.load(name), cache.load(f"{name}-1")
+        assert "a door opens" in [text for _, text in opens.happens] and not shut.happens and not opens.event
+        assert opens.caption == shut.caption and torch.equal(opens.cameras.viewmats, shut.cameras.viewmats)
+        differs = (opens.frames(slice(None)) - shut.frames(slice(None))).abs().flatten(1).amax(1) > 0.05
+        at = opens.happens[0].frame
+        assert not differs[:at].any() and differs[at:].any()
+        seen = differs[::4]
+        assert any(not seen[s] and seen[s + 1 : s + 5].any() for s in range(at // 4 + 1, len(seen) - 4)), (
+            "unseen at first"
+        )
+        assert opens.moving is not None and shut.moving is not None and not torch.equal(opens.moving, shut.moving)
+        assert not torch.equal(opens.depth, shut.depth)
+    assert make_episode(40, size=16).happens and not render_twins(render_clip(40, size=32), 40, 1), "hardly in sight"
 
 
 def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):

@@ -90,6 +90,14 @@ def test_from_nothing_to_a_model(run, data, tmp_path):
     assert read_header(tmp_path / "mixed" / "world.safetensors")["between"]["share"] == 0.3
     more = ("--start-from", tmp_path / "model" / "world.safetensors", "--out", tmp_path / "more")
     assert fine(f"world {WORLD} --steps 1", "--latents", tmp_path / "latents", *more)["step"] == 1
+    kept = (f"world {WORLD} --steps 1 --task.keep 2", "--latents", tmp_path / "latents", "--out", tmp_path / "kept")
+    assert fine(*kept, "--start-from", tmp_path / "world", "--teacher", tmp_path / "model")["step"] == 1
+    for words, said in (
+        ("--task.keep 2", "--start-from or --teacher"),
+        (f"--teacher {tmp_path / 'model'}", "--task.keep above 0"),
+    ):
+        code, _, err = run(f"train world {WORLD} {words}", "--latents", tmp_path / "latents", "--out", tmp_path / "no")
+        assert code == 2 and said in err
     gain = torch.tensor(coded["gain"])
     assert torch.allclose(model.network.gain, gain, rtol=1e-3)
     assert torch.allclose(vae.std, torch.tensor(coded["std"]))

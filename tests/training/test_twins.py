@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.training.clips import make_latents, world_task
 
 from mosaicmem.errors import ConfigError
-from mosaicmem.training.latent_clip import LatentClip, write_latents
-from mosaicmem.training.twins import TWINS, deal, families, twins_apart
+from mosaicmem.training import world_task as world_task_module
+from mosaicmem.training.latent_clip import LatentClip, read_latents, write_latents
+from mosaicmem.training.twins import TWINS, deal, families, parting, shared_moving, twins_apart
 from mosaicmem.worlds.episodes import Event
 
 
@@ -38,9 +39,17 @@ def _names(found):
 def test_families_are_the_clips_of_one_world(tmp_path):
     paths = _write(
         tmp_path,
-        {"1": RED, "1-1": BLUE, "1-2": GREEN, "1-3": GREY, "12": RED, "12-1": BLUE, "3": RED, "2-1": BLUE},
+        {"1": RED, "1-1": BLUE, "1-2": GREEN, "12": RED, "12-1": BLUE, "3": RED, "2-1": BLUE},
     )
-    assert _names(families(paths)) == [["1", "1-1", "1-2"]]
+    assert _names(families(paths)) == [["1", "1-1", "1-2"], ["12", "12-1"]]
+
+
+def test_a_door_that_opens_and_one_held_shut_are_twins(tmp_path):
+    shut = make_latents(5, frames=33)
+    opens = replace(shut, happens=(Event(9, "a door opens"),))
+    assert _names(families(_write(tmp_path, {"1": opens, "1-1": shut}))) == [["1", "1-1"]]
+    with pytest.raises(ConfigError, match="are twins"):
+        families(_write(tmp_path / "same", {"1": opens, "1-1": opens}))
 
 
 def test_names_alone_make_no_twins(tmp_path):
@@ -54,14 +63,13 @@ def test_names_alone_make_no_twins(tmp_path):
         "later": replace(RED, event_frame=21),
         "elsewhere": moved,
         "told-otherwise": replace(RED, caption="another room."),
-        "opened": replace(RED, happens=(Event(9, "a door opens"),)),
     }
     for k, (kind, odd) in enumerate(others.items()):
         odd = odd if kind in ("quiet", "same") else replace(odd, event="the ball turns grey")
-        paths = _write(tmp_path / kind, {"room": RED, "room-1": BLUE, "room-2": odd})
-        with pytest.raises(ConfigError, match=r"none of the 3 clips are twins; .* train data --twins 2"):
+        paths = _write(tmp_path / kind, {"room": RED, "room-1": odd})
+        with pytest.raises(ConfigError, match=r"none of the 2 clips are twins; .* train data --twins 1"):
             families(paths)
-        both = _write(tmp_path / f"{kind}-both", {"room": RED, "room-1": BLUE, "room-2": odd, **alike})
+        both = _write(tmp_path / f"{kind}-both", {"room": RED, "room-1": odd, **alike})
         assert _names(families(both)) == [["1", "1-1", "1-2"]], k
     parts = _write(tmp_path / "parts", {f"walk-{i}": still for i in range(4)})
     with pytest.raises(ConfigError, match="none of the 4 clips are twins"):
@@ -80,19 +88,80 @@ def test_what_differs_is_not_counted_where_nobody_knows_what_moves(tmp_path):
         return replace(clip, moving=torch.zeros_like(clip.groups[:, 0]))
 
     told = {"1": moving(RED), "1-1": moving(BLUE), "1-2": moving(GREEN)}
-    paths = _write(tmp_path / "told", {**told, "1-3": GREY})
+    paths = _write(tmp_path / "told", {**told, "2": GREY})
     assert len(families(paths, moving=True)) == 1, "whom nobody asks need not say it"
     paths = _write(tmp_path / "mute", {**told, "1-1": BLUE})
     assert len(families(paths)) == 1
     with pytest.raises(ConfigError, match=r"1-1\.safetensors does not say what"):
         world_task(paths, twins=1.0, apart=1.0)
-    assert world_task(paths, twins=1.0).batch(0).twins.tolist() == [0, 0, 0, -1]
+    assert world_task(_parted(tmp_path / "parted"), twins=0.5).batch(0).twins.tolist() == [0, 0, -1, -1]
+
+
+def _parted(folder):
+    """Two clips that differ from group 4 on, in view from keyframe 4 to 6 and again from 9 on."""
+    clips = {}
+    for k, colour in enumerate(("red", "blue")):
+        clip = make_latents(5, event=17)
+        image, groups = clip.image.clone(), clip.groups.clone()
+        for seen in (slice(5, 7), slice(9, None)):
+            image[seen] += k
+            groups[seen.start - 1 : None if seen.stop is None else seen.stop - 1] += k * (2 if seen.stop else 1)
+        clips["5" if not k else "5-1"] = replace(
+            clip, event=f"the ball turns {colour}", image=image, echo=image, groups=groups
+        )
+    return _write(folder, clips)
+
+
+def test_windows_of_twins_begin_where_something_comes_into_sight_that_began_unseen(tmp_path):
+    one, other = (read_latents(path) for path in sorted(_parted(tmp_path)))
+    where = parting(one, other, 2, first=1)
+    # groups 4, 5 and 8 to 11 differ, keyframes 5, 6 and 9 on; anchor 4 is right before the event, 7 and 8 see nothing
+    assert where.starts == [4, 7, 8] and where.common == {0, 1, 2, 3, 4, 7, 8}, "in window 3 it begins"
+    torch.testing.assert_close(where.share, torch.tensor([8.0, 1, 2], dtype=torch.float64) / 11, rtol=1e-2, atol=0)
+    assert 7 not in parting(one, other, 1, first=1).starts, "nothing shows within so short a window"
+    assert not parting(one, one, 2).starts, "control: the same clip"
+
+
+def test_memory_of_twins_shows_nothing_that_only_one_of_them_has(tmp_path, monkeypatch):
+    paths = sorted(_parted(tmp_path))
+    asked = []
+    keyframe = world_task_module._keyframe
+
+    def noted(clip, latents, k, *rest):
+        asked.append(k)
+        return keyframe(clip, latents, k, *rest)
+
+    monkeypatch.setattr(world_task_module, "_keyframe", noted)
+    task = world_task(paths, batch=2, twins=1.0, recent=0.0, future=1.0, no_memory=0.0)
+    starts = set()
+    for step in range(12):
+        batch = task.batch(step)
+        starts.add(int((batch.latents[0, :, 0] - read_latents(paths[0]).image).abs().flatten(1).amax(1).argmin()))
+        assert batch.memory is not None
+        assert torch.equal(batch.memory.features[0], batch.memory.features[1])
+        assert torch.equal(batch.sigma, torch.ones(2)) and torch.equal(batch.noise[0], batch.noise[1])
+        assert not torch.equal(batch.words[0], batch.words[1])
+    assert set(asked) <= {0, 1, 2, 3, 4, 7, 8} and {7, 8} & set(asked)
+    assert len(starts) > 1, "not only right after the event"
+
+
+def test_twins_that_never_part_in_sight_are_refused(tmp_path):
+    paths = _write(tmp_path, {"1": RED, "1-1": BLUE})  # their latents are the same
+    with pytest.raises(ConfigError, match="none part"):
+        world_task(paths, batch=2, twins=1.0).batch(0)
+
+
+def test_what_moves_in_one_twin_counts_in_the_other():
+    moving = torch.rand(5, 1, 2, 3, 3)
+    shared = shared_moving(moving, torch.tensor([0, -1, 0, 3, 3]))
+    assert torch.equal(shared[0], torch.maximum(moving[0], moving[2])) and torch.equal(shared[2], shared[0])
+    assert torch.equal(shared[1], moving[1]) and torch.equal(shared[3], moving[3:].amax(0))
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 8))
-def test_every_sample_is_dealt_once_as_many_to_each_and_twins_stay_together(world_size, each, threes):
-    batch, twins = world_size * each, TWINS * threes
-    if twins > batch or TWINS * -(-threes // world_size) > each:
+def test_every_sample_is_dealt_once_as_many_to_each_and_twins_stay_together(world_size, each, pairs):
+    batch, twins = world_size * each, TWINS * pairs
+    if twins > batch or TWINS * -(-pairs // world_size) > each:
         with pytest.raises(ConfigError, match="larger batch"):
             deal(batch, twins, 0, world_size)
         return
@@ -100,7 +169,7 @@ def test_every_sample_is_dealt_once_as_many_to_each_and_twins_stay_together(worl
     assert sorted(i for hand in hands for i in hand) == list(range(batch)) and {len(hand) for hand in hands} == {each}
     for hand in hands:
         for first in range(0, twins, TWINS):
-            assert len({first, first + 1, first + 2} & set(hand)) in (0, TWINS)
+            assert len({first, first + 1} & set(hand)) in (0, TWINS)
 
 
 def test_what_twins_err_in_common_does_not_count_as_apart():

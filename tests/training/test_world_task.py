@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +20,6 @@ from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.latent_clip import read_latents, write_latents
-from mosaicmem.training.twins import TWINS
 from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 from mosaicmem.training.world_task import WorldTaskConfig, _window_start, choose_keyframes
 from mosaicmem.worlds.episodes import Event
@@ -44,7 +43,7 @@ SHARES = (
 OUTSIDE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("batch", "latents", "max_keyframes", "pixel_cells"), (0, -1)),
     **dict.fromkeys(SHARES, (-0.1, 1.1, math.nan)),
-    **dict.fromkeys(("depth_error", "moving", "apart", "pixels"), (-0.1, math.inf, math.nan)),
+    **dict.fromkeys(("depth_error", "moving", "apart", "keep", "pixels"), (-0.1, math.inf, math.nan)),
     "shift": (0.0, -1.0, math.nan),
     "moving_most": (0.0, -1.0, math.inf, math.nan),
     "seed": (-1,),
@@ -72,9 +71,9 @@ def test_settings_that_would_do_nothing_without_others_are_refused():
         WorldTaskConfig(apart=1.0)
     with pytest.raises(ConfigError, match=r"apart = 1.0: .* give moving above 0"):
         WorldTaskConfig(apart=1.0, twins=0.5, moving=0.0)
-    with pytest.raises(ConfigError, match=r"twins = 0.3 of a batch of 8: gives no 3 samples"):
-        WorldTaskConfig(twins=0.3)
-    assert WorldTaskConfig(apart=1.0, twins=0.375, moving=0.1).batch == 8
+    with pytest.raises(ConfigError, match=r"twins = 0.2 of a batch of 8: gives no 2 samples"):
+        WorldTaskConfig(twins=0.2)
+    assert WorldTaskConfig(apart=1.0, twins=0.25, moving=0.1).batch == 8
 
 
 @given(st.integers(2, 40), st.integers(0, 30), st.integers(1, 5), st.integers(0, 10**6), st.booleans())
@@ -236,7 +235,7 @@ def test_t2_alone_each_alignment_gives_one_kind_of_token(paths, monkeypatch, ali
 
 def test_t2_a_step_has_one_alignment_and_steps_have_all_of_them(paths, monkeypatch):
     drawn = []
-    monkeypatch.setattr(module.WorldTask, "_window", lambda *a: drawn.append(a[-2]) or {})
+    monkeypatch.setattr(module.WorldTask, "_window", lambda *a: drawn.append(a[-3]) or {})
     task, other = world_task(paths, **STEADY), world_task(paths, **STEADY, seed=1)
     steps = []
     for step in range(60):
@@ -405,28 +404,28 @@ def test_cells_count_by_how_much_of_them_moves(tmp_path):
     assert clip.moving is not None
     task = world_task([path], **STEADY, moving=3.0)
     for index in range(4):
-        sample = task._sample([path], index)
-        groups = sample["latents"].transpose(0, 1)[1:]
+        batch = task._collate([task._sample([path], index)])
+        groups = batch.latents[0].transpose(0, 1)[1:]
         s = next(s for s in range(11) if torch.equal(groups, module.read_latents(path).groups[s : s + 2]))
-        assert torch.equal(sample["weight"], 1 + 3 * clip.moving[s : s + 2].half().float()[None])
-        assert bool((world_task([old], **STEADY)._sample([old], index)["weight"] == 1).all())
-        assert bool((world_task([path], **STEADY, moving=0.0)._sample([path], index)["weight"] == 1).all())
+        assert torch.equal(batch.weight[0], 1 + 3 * clip.moving[s : s + 2].half().float()[None])
+    assert bool((world_task([old], **STEADY).batch(0).weight == 1).all())
+    assert bool((world_task([path], **STEADY, moving=0.0).batch(0).weight == 1).all())
     batch = task.batch(0)
     assert batch.weight.shape == (4, 1, 2, 4, 4) and batch.weight.max() > 3
 
 
 def test_a_door_that_fills_the_frame_does_not_outweigh_the_rest():
     """What moves counts in full while it is small, and no more than `moving_most` windows however large it is."""
-    clip, groups = make_latents(0), slice(2, 4)
-    ball, door = torch.zeros(2, len(clip.groups), 4, 4)
-    ball[:, 1, 2], door[:, :, 2:] = 0.5, 1.0
-    full, held = (cell_weights(replace(clip, moving=ball), groups, 8.0, most) for most in (None, 0.5))
-    assert torch.equal(full, held) and full.max() == 5
-    weights = cell_weights(replace(clip, moving=door), groups, 8.0, 0.5)
-    assert float(weights.mean()) == pytest.approx(1.5)
+    moving = torch.zeros(2, 1, 2, 4, 4)
+    ball, door = moving
+    ball[..., 1, 2], door[..., 2:] = 0.5, 1.0
+    full, held = (cell_weights(moving, 8.0, most) for most in (None, 0.5))
+    assert torch.equal(full[0], held[0]) and full[0].max() == 5
+    weights = held[1]
+    assert float(weights.mean()) == pytest.approx(1.5), "each window by itself"
     assert float(weights[..., 2:].min()) == float(weights.max()) == pytest.approx(2.0), "half the cells, evenly"
     assert bool((weights[..., :2] == 1).all())
-    assert float(cell_weights(replace(clip, moving=door), groups, 8.0).max()) == 9
+    assert float(full[1].max()) == 9
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -440,11 +439,11 @@ def test_a_busy_sample_is_the_one_of_eight_drawn_in_which_the_most_moves(tmp_pat
     write_latents(moving, replace(clip, moving=shown))
     task, n = world_task([still, moving], **STEADY, busy=share), 400
     monkeypatch.setattr(task, "_memory", lambda *_: (None, None))  # which is most of a sample's time
-    moves = [bool((task._sample(task._paths, i)["weight"] > 1).any()) for i in range(n)]
+    moves = [bool(task._sample(task._paths, i)["moving"].any()) for i in range(n)]
     p = 0.5 * 2 / 11
     expected = (1 - share) * p + share * (1 - (1 - p) ** 8)
     assert abs(sum(moves) / n - expected) <= 4 * (expected * (1 - expected) / n) ** 0.5
-    plain = [bool((task._sample(task._paths, i, plain=True)["weight"] > 1).any()) for i in range(n)]
+    plain = [bool(task._sample(task._paths, i, plain=True)["moving"].any()) for i in range(n)]
     assert abs(sum(plain) / n - p) <= 4 * (p * (1 - p) / n) ** 0.5  # held-out numbers stay what they are
 
 
@@ -610,7 +609,7 @@ def test_a_rehearsed_anchor_is_what_the_model_makes_of_the_window_before(paths, 
         counts.add(len(made))
         assert len(made) <= min(2, start // 2) and (made or start < 2)
         anchor = sample["latents"][:, 0]
-        assert sample["weight"].shape == (1, 2, 4, 4)
+        assert sample["moving"].shape == (1, 2, 4, 4)
         if not made:
             assert torch.equal(anchor, clip.image[start])
             continue
@@ -702,55 +701,105 @@ def test_a_rehearsed_batch_is_the_same_for_one_rank_and_two_and_changes_no_weigh
 def test_twins_share_window_and_noise_and_differ_in_what_happens_and_what_is_said(tmp_path):
     for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"), ("5-2", "green"))):
         clip = make_latents(5, event=17)
-        groups = clip.groups.clone()
+        image, groups = clip.image.clone(), clip.groups.clone()
+        image[5:] += k
         groups[4:] += k
-        write_latents(tmp_path / f"{name}.safetensors", replace(clip, event=f"the ball turns {colour}", groups=groups))
+        twin = replace(clip, event=f"the ball turns {colour}", image=image, groups=groups)
+        write_latents(tmp_path / f"{name}.safetensors", twin)
     write_latents(tmp_path / "6.safetensors", make_latents(6))
     paths = sorted(tmp_path.glob("*.safetensors"))
-    task = world_task(paths, batch=8, twins=0.8, recent=0.0)
+    task = world_task(paths, batch=8, twins=0.5, recent=0.0, echo=0.0)
     batch = task.batch(2)
-    for first in (0, 3):
-        trio = range(first, first + TWINS)
-        assert len({tuple(batch.words[i].tolist()) for i in trio} - {(0,) * 12}) == TWINS, "each is told what happens"
-        for i in trio:
-            assert torch.equal(batch.noise[i], batch.noise[first]) and batch.sigma[i] == batch.sigma[first]
+    for first in (0, 2):
+        for i in (first, first + 1):
+            assert torch.equal(batch.noise[i], batch.noise[first]) and batch.sigma[i] == batch.sigma[first] == 1
             assert torch.equal(batch.latents[i, :, 0], batch.latents[first, :, 0]), "what was before is the same"
-            apart = batch.latents[i, :, 1:] - batch.latents[first, :, 1:]
-            torch.testing.assert_close(apart, torch.full_like(apart, i - first), rtol=0, atol=2e-3)  # 16 bits in files
-    assert not torch.equal(batch.noise[3], batch.noise[0]) and not torch.equal(batch.noise[7], batch.noise[6])
-    assert batch.twins.tolist() == [0, 0, 0, 1, 1, 1, -1, -1]
-    for rank, mine in enumerate(([0, 1, 2, 6], [3, 4, 5, 7])):
-        half = world_task(paths, batch=8, twins=0.8, recent=0.0).batch(2, rank, 2)
+        assert len({tuple(batch.words[i].tolist()) for i in (first, first + 1)} - {(0,) * 12}) == 2, "each is told"
+        apart = (batch.latents[first + 1, :, 1:] - batch.latents[first, :, 1:]).flatten(2).mean(-1)[0]
+        assert float(apart[-1].abs().round()) in (1, 2), "two of three, any two"
+    assert not torch.equal(batch.noise[2], batch.noise[0]) and not torch.equal(batch.noise[7], batch.noise[6])
+    assert batch.twins.tolist() == [0, 0, 1, 1, -1, -1, -1, -1]
+    for rank, mine in enumerate(([0, 1, 4, 6], [2, 3, 5, 7])):
+        half = world_task(paths, batch=8, twins=0.5, recent=0.0, echo=0.0).batch(2, rank, 2)
         assert torch.equal(half.latents, batch.latents[mine]) and torch.equal(half.words, batch.words[mine])
         assert torch.equal(half.twins, batch.twins[mine])
-    silent = world_task(paths, batch=8, twins=0.8, recent=0.0, no_text=1.0).batch(2)
-    assert (silent.words != 0).any(1).tolist() == [True] * 6 + [False] * 2, "twins without words have no answer"
+    silent = world_task(paths, batch=8, twins=0.5, recent=0.0, no_text=1.0).batch(2)
+    assert (silent.words != 0).any(1).tolist() == [True] * 4 + [False] * 4, "twins without words have no answer"
     alone = world_task(paths, batch=8, twins=0.0, recent=0.0).batch(2)
     assert not torch.equal(alone.noise[1], alone.noise[0]), "control"
 
 
-def test_a_model_that_ignores_words_pays_for_it_apart(tmp_path):
-    """Twins that differ by 1: whoever answers all alike is apart by the spread of the three, where something moves."""
-    for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"), ("5-2", "green"))):
+def test_what_is_kept_is_what_the_teacher_answers_but_for_twins_and_what_moves(tmp_path):
+    for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"))):
         clip = make_latents(5, event=17)
-        groups = clip.groups.clone()
+        image, groups = clip.image.clone(), clip.groups.clone()
+        image[5:] += k
+        groups[4:] += k
+        moving = torch.zeros_like(groups[:, 0])
+        moving[:, 0] = 1.0
+        twin = replace(clip, event=f"the ball turns {colour}", image=image, groups=groups, moving=moving)
+        write_latents(tmp_path / f"{name}.safetensors", twin)
+    paths = sorted(tmp_path.glob("*.safetensors"))
+    teacher = world_task(paths).module
+    with torch.no_grad():  # one that answers something of its own
+        teacher.transformer.proj_out.bias.add_(0.3)
+    with pytest.raises(ConfigError, match=r"keep = 3.0: .* give some to start from"):
+        world_task(paths, keep=3.0)
+    task = world_task(paths, batch=4, twins=0.5, keep=3.0, moving=0.0, teacher=teacher)
+    task.module.load_state_dict(teacher.state_dict())
+    batch = task.batch(1)
+    assert batch.twins.tolist() == [0, 0, -1, -1] and not teacher.training
+    nothing = replace(batch, moving=torch.zeros_like(batch.moving))
+    alone, pair = (_rows(nothing, rows) for rows in ([2, 3], [0, 1]))
+    assert float(task.loss(task.module, alone)[0].detach()) < 1e-9, "whoever answers as the teacher pays nothing"
+    plain = world_task(paths, batch=4, twins=0.5, moving=0.0)
+    plain.module.load_state_dict(teacher.state_dict())
+    assert float(plain.loss(plain.module, alone)[0].detach()) > 0.01, "control: asked for the truth it does"
+    assert torch.equal(task.loss(task.module, pair)[0], plain.loss(plain.module, pair)[0]), "twins are"
+    with torch.no_grad():
+        assert torch.equal(task.loss(task.module, alone)[0], plain.loss(plain.module, alone)[0]), "and what is held out"
+    rows = _rows(batch, [2, 3])
+    everywhere = replace(rows, moving=torch.ones_like(rows.moving))
+    truth = plain.loss(plain.module, rows)[0].detach()
+    torch.testing.assert_close(task.loss(task.module, everywhere)[0].detach(), 3 * truth)
+    some = task.loss(task.module, rows)[0].detach()
+    assert 0 < float(some) < 3 * float(truth), "the truth where things move, and there alone"
+
+
+def _rows(batch: Any, rows: list[int]) -> Any:
+    """Some samples of a batch."""
+    if isinstance(batch, torch.Tensor):
+        return batch[rows]
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return replace(batch, **{f.name: _rows(getattr(batch, f.name), rows) for f in fields(batch)})
+    return batch
+
+
+def test_a_model_that_ignores_words_pays_for_it_apart(tmp_path):
+    """Twins that differ by 1: whoever answers both alike is apart by their spread, where something moves."""
+    for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"))):
+        clip = make_latents(5, event=17)
+        image, groups = clip.image.clone(), clip.groups.clone()
+        image[5:] += k
         groups[4:] += k
         moving = torch.zeros_like(groups[:, 0])
         moving[:, ::2] = 0.5  # half of what every other row of cells shows
-        twin = replace(clip, event=f"the ball turns {colour}", groups=groups, moving=moving)
+        moving[:4] = 0
+        twin = replace(clip, event=f"the ball turns {colour}", image=image, groups=groups, moving=moving)
         write_latents(tmp_path / f"{name}.safetensors", twin)
     paths = sorted(tmp_path.glob("*.safetensors"))
-    task = world_task(paths, batch=3, twins=1.0, apart=2.0, moving=8.0, recent=0.0)
+    task = world_task(paths, batch=2, twins=1.0, apart=2.0, moving=8.0, recent=0.0)
     batch = task.batch(0)
-    batch = replace(batch, sigma=torch.ones(3))  # what is asked shows nothing of the answer
+    batch = replace(batch, sigma=torch.ones(2))  # what is asked shows nothing of the answer
     with torch.no_grad():
         loss, metrics = task.loss(task.module, batch)
         deaf = replace(batch, words=torch.zeros_like(batch.words))
         _, ignored = task.loss(task.module, deaf)
-        off = world_task(paths, batch=3, twins=1.0, moving=8.0, recent=0.0)
+        off = world_task(paths, batch=2, twins=1.0, moving=8.0, recent=0.0)
         off.module.load_state_dict(task.module.state_dict())
         plain, none = off.loss(off.module, batch)
-    # answers that are equal leave exactly the truths' own spread, (1 + 0 + 1) / 3 (channels weigh 1 on average),
-    # 8 * 0.5 times in half of the cells
-    assert math.isclose(ignored["apart"], 8 * 0.5 / 2 * 2 / 3, rel_tol=0.02) and "apart" not in none
+    # answers that are equal leave exactly the truths' own spread, 1 / 4 (channels weigh 1 on average), 8 * 0.5 times in
+    # half of the cells of the groups after the event: of both, or of the second alone
+    after = float((batch.moving > 0).any(-1).any(-1).double().mean())
+    assert math.isclose(ignored["apart"], after * 8 * 0.5 / 2 / 4, rel_tol=0.02) and "apart" not in none
     assert math.isclose(float(loss - plain), 2.0 * metrics["apart"], rel_tol=1e-3)

@@ -22,7 +22,7 @@ from mosaicmem.evaluation.trials import Trial
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.clock import Clock
 from mosaicmem.generation.events import STAGES
-from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout_step
+from mosaicmem.generation.rollout import RolloutConfig, from_u8, rollout
 from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState, observe, start
 from mosaicmem.memory.store import PatchStore
@@ -164,17 +164,11 @@ def _generate(row: str, models: Models, trial: Trial, state: RolloutState, confi
     seconds: dict[str, float] = {stage: 0.0 for stage in STAGES}  # noqa: C420
     at = trial.mark + 1
     script = Script.of(trial.episode.caption, trial.episode.told).part(at, at + len(trial))
-    first, said = 0, state.prompt
-    while first < len(trial):
-        before, said = said, script.prompt(first)
-        state = replace(state, prompt=said, avoid=before if said != before else state.avoid)
-        state = recent_only(state) if row == "last_frames" else state
-        stop = script.end_of_window(first, first + WINDOW - 1, models.vae.temporal)
-        state, event = rollout_step(models, state, trial.cameras[first:stop], config)
+    before = recent_only if row == "last_frames" else None
+    for _, event in rollout(models, state, trial.cameras, WINDOW, config, script, before):
         frames.append(from_u8(event.frames_u8))
-        first += len(event.frames)
         if config.show_mosaic:
-            numbers = (event.mosaic_frames - trial.mark - 1).tolist()
+            numbers = (event.mosaic_frames - at).tolist()
             mosaic.update(zip(numbers, event.mosaic_u8, strict=True))
         for stage, spent in event.timings.items():
             seconds[stage] += spent

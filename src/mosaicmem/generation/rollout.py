@@ -6,7 +6,7 @@ exactly `n` new frames, however they are cut into windows; every window starts f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -81,6 +81,7 @@ def rollout(
     window: int = 17,
     config: RolloutConfig | None = None,
     script: Script | None = None,
+    before: Callable[[RolloutState], RolloutState] | None = None,
 ) -> Iterator[tuple[RolloutState, RolloutEvent]]:
     """Generate a frame for every pose, window by window; the events' frames add up to exactly `len(cameras)`.
 
@@ -91,6 +92,7 @@ def rollout(
             frame is its first one; otherwise its first pose follows the state's last frame.
         window: Frames of a window with its anchor; must be 1 + a multiple of the VAE's temporal stride.
         script: Words along the path, in place of the state's prompt; windows are cut where something happens.
+        before: A change of the state before every window, such as forgetting.
 
     Raises:
         ConfigError: if `window` does not fit (the message names the nearest sizes that do), or something happens at a
@@ -106,9 +108,10 @@ def rollout(
         if script is not None:
             if start == 0:
                 script.check(len(cameras), first, temporal)
-            before, said = said, script.prompt(first)
-            state = replace(state, prompt=said, avoid=before if said != before else state.avoid)
+            said, until_now = script.prompt(first), said
+            state = replace(state, prompt=said, avoid=until_now if said != until_now else state.avoid)
             stop = script.end_of_window(first, stop, temporal)
+        state = before(state) if before else state
         state, event = rollout_step(models, state, cameras[start:stop], config)
         start += len(event.frames)
         yield state, event

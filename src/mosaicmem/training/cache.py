@@ -25,11 +25,14 @@ from mosaicmem._shapes import Float, Tensor, UInt8
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.files import atomic_path
-from mosaicmem.worlds.episodes import HELD_OUT, Event, events_of, make_episode, movers
+from mosaicmem.worlds.episodes import FPS, HELD_OUT, Episode, Event, events_of, make_episode, movers
+from mosaicmem.worlds.film import film
 
 VERSION = "episodes-1"
 STEP = 4  # depth is kept for every so many frames
 BLOCK = 8  # pixels of a side of the blocks that say what moves
+_UNSEEN, _SHOWS = 1e-4, 0.01  # mean square differences of small pictures: up to the one nobody sees a door, above the
+# other it fills some of the frame
 HELD_FOLDER = "held-out"
 """Folder inside a folder of clips, or of encoded clips, that holds those which are never trained on."""
 
@@ -154,23 +157,31 @@ def read_tensors(
 
 def render_clip(seed: int, size: int = 128, frames: int | None = None) -> Clip:
     """The episode of a seed, filmed; over `frames` frames (see `make_episode`) if given."""
-    episode = make_episode(seed, size=size, frames=frames)
+    return film_clip(make_episode(seed, size=size, frames=frames))
+
+
+def film_clip(episode: Episode) -> Clip:
+    """An episode as a clip."""
     shot = episode.film()
     rgb = ((shot.rgb.clamp(-1, 1) + 1) * 127.5).round().byte()
     text, frame = ("", len(rgb)) if episode.event is None else (episode.event.text, episode.event.frame)
     moves = torch.isin(shot.object_id, movers(episode.scene)).float()
     moving = (255 * F.avg_pool2d(moves, BLOCK)).round().byte()
     said = episode.caption, text, frame, episode.happens
-    return Clip(str(seed), rgb, shot.depth[::STEP], episode.cameras, *said, moving)
+    return Clip(str(episode.seed), rgb, shot.depth[::STEP], episode.cameras, *said, moving)
 
 
 def render_twins(clip: Clip, seed: int, count: int, frames: int | None = None) -> list[Clip]:
-    """What else could have happened in a rendered clip with an event: up to `count` others of its kind, drawn by seed.
+    """What else could have happened in a rendered clip, drawn by seed; called `SEED-1`, `SEED-2` ...
 
-    Called `SEED-1`, `SEED-2` ...; everything before the event is the same, and so is depth. `seed` and `frames` are
-    those that the clip was rendered with: the same length, asked for, may be another path.
+    With an event up to `count` others of its kind: everything before it is the same, and so is depth. Without one, but
+    with a door that comes into sight open, one in which it stays shut. `seed` and `frames` are those that the clip was
+    rendered with: the same length, asked for, may be another path.
     """
     episode = make_episode(seed, size=clip.rgb.shape[-1], frames=frames)
+    if not clip.event:
+        shut = count > 0 and comes_into_sight(episode)
+        return [replace(film_clip(episode.undisturbed()), name=f"{seed}-1")] if shut else []
     noun = clip.event.split()[1]
     others = [text for text in events_of(episode.scene) if text.split()[1] == noun and text != clip.event]
     chosen = random.Random(seed).sample(others, min(count, len(others)))  # noqa: S311 - pictures, not secrets
@@ -180,6 +191,22 @@ def render_twins(clip: Clip, seed: int, count: int, frames: int | None = None) -
         rgb = torch.cat([clip.rgb[: clip.event_frame], ((after.clamp(-1, 1) + 1) * 127.5).round().byte()])
         twins.append(replace(clip, name=f"{seed}-{k}", rgb=rgb, event=text))
     return twins
+
+
+def comes_into_sight(episode: Episode, window: int = 16) -> bool:
+    """Whether something that began by itself while nobody saw it shows within a window of frames: an open door.
+
+    Told by small pictures of every fourth frame, with it and without; windows of twins begin there.
+    """
+    if not episode.happens:
+        return False
+    cameras, times = episode.cameras[::STEP].resized(32, 32), torch.arange(0, len(episode), STEP) / FPS
+    seen, without = (film(e.scene, cameras, times, finer=1).rgb for e in (episode, episode.undisturbed()))
+    differs = (seen - without).square().flatten(1).mean(1)
+    alike, shows = differs < _UNSEEN, differs > _SHOWS
+    begun = (episode.happens[0].frame - 1) // STEP
+    starts = range(begun + 1, len(differs) - window // STEP)
+    return any(bool(alike[s - 1 : s + 1].all() and shows[s + 1 : s + window // STEP + 1].any()) for s in starts)
 
 
 def render_ahead(
@@ -196,7 +223,8 @@ def render_ahead(
 
     Args:
         folder, seeds, size, processes, frames: What, where and how (see `make_episode`).
-        event: Only episodes whose event has this word in it are rendered: what is rare can be had more often.
+        event: Only episodes whose event has this word in it are rendered: what is rare can be had more often. With
+            `door`, those without an event in which a door that opened unseen comes into sight.
         twins: So many other things that could have happened are rendered too, see `render_twins`.
 
     Raises:
@@ -252,12 +280,13 @@ def _render_to(
     folder: Path, seed: int, size: int, frames: int | None = None, event: str = "", twins: int = 0
 ) -> int:  # fmt: skip
     torch.set_num_threads(1)
-    if event:
-        happens = make_episode(seed, size=size, frames=frames).event
-        if happens is None or event not in happens.text.split():
-            return seed
-    clip = render_clip(seed, size, frames)
-    for twin in render_twins(clip, seed, twins, frames) if twins and clip.event else ():
+    episode = make_episode(seed, size=size, frames=frames)
+    if event == "door" and (episode.event or not comes_into_sight(episode)):
+        return seed
+    if event not in ("", "door") and (episode.event is None or event not in episode.event.text.split()):
+        return seed
+    clip = film_clip(episode)
+    for twin in render_twins(clip, seed, twins, frames) if twins else ():
         write_clip(folder / f"{twin.name}.safetensors", twin)
     write_clip(folder / f"{seed}.safetensors", clip)  # last: it says that all are there
     return seed

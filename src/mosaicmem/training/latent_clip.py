@@ -109,8 +109,8 @@ def read_latents(path: Path) -> LatentClip:
 
 
 def read_setting(path: Path) -> tuple[bytes, str, bool]:
-    """Of an encoded clip: what twins have in common (path of the camera, caption, when something happens), what
-    happens, and whether it says what moves. Reads no latents."""
+    """Of an encoded clip: what twins have in common (path of the camera, caption, when the event happens), what happens
+    on demand or by itself, and whether it says what moves. Reads no latents."""
     words, tensors = read_tensors(path, LATENT_VERSION, only=("viewmats", "moving"))
-    said = repr((words["caption"], words["event_frame"], told(words))).encode()
-    return said + tensors["viewmats"].numpy().tobytes(), words["event"], "moving" in tensors
+    common = repr((words["caption"], words["event_frame"])).encode() + tensors["viewmats"].numpy().tobytes()
+    return common, repr((words["event"], told(words))), "moving" in tensors

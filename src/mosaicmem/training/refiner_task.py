@@ -151,5 +151,5 @@ class RefinerTask:
             torch.cat([latents.float() for latents, _ in looks]),
             torch.cat([good for _, good in looks]),
             torch.cat([sample["still"] for sample in samples]),
-            torch.cat([sample["weight"][0] for sample in samples]),
+            windows.weight[:, 0].flatten(0, 1),
         )

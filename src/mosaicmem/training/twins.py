@@ -1,23 +1,97 @@
-"""Twins: clips of one world in which other things happen, so that a step can ask what words change and nothing else."""
+"""Twins: clips of one world in which other things happen, so that a step can ask what words change and nothing else.
+
+Two of them are asked about one window, which begins where they part: they look alike up to its anchor, and memory shows
+only what they have in common. So nothing but the words says which is which.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from mosaicmem._shapes import Float, Int64, Tensor
 from mosaicmem.errors import ConfigError
-from mosaicmem.training.latent_clip import read_setting
+from mosaicmem.training.latent_clip import LatentClip, read_latents, read_setting
 
-TWINS = 3
-"""Clips of one world with different events that a step compares."""
+TWINS = 2
+"""Clips of one world that a step compares."""
+ALIKE = 1e-4
+"""Mean square difference of two latents, whose spread is 1, up to which they show the same."""
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where two twins part.
+
+    Attributes:
+        starts: Anchors up to which they look alike, and whose windows differ.
+        share: `[starts]` of windows to take from each: in proportion to how much differs there.
+        common: Keyframes that look alike.
+    """
+
+    starts: list[int]
+    share: Float[Tensor, "starts"]
+    common: frozenset[int]
+
+
+def parting(one: LatentClip, other: LatentClip, latents: int, first: int = 0) -> Parting:
+    """Windows of `latents` groups in which something shows that has begun in only one of two twins, unseen till then.
+
+    Right after an event, and wherever something comes into sight that began elsewhere. Nothing begins inside a window:
+    its words would not tell.
+
+    Args:
+        first: The first anchor that counts: 1 for a network that reads the group before it.
+    """
+    image, groups = (
+        (a - b).square().flatten(1).mean(1) for a, b in ((one.image, other.image), (one.groups, other.groups))
+    )
+    alike, before = image <= ALIKE, groups <= ALIKE
+    begins = {*one.beginnings, *other.beginnings}
+    found = {
+        s: float(groups[s : s + latents].mean())
+        for s in range(first, len(groups) - latents + 1)
+        if bool(alike[s])
+        and (not first or bool(before[s - 1]))
+        and not bool(before[s : s + latents].all())
+        and begins.isdisjoint(range(s + 1, s + latents))
+    }
+    share = torch.tensor(list(found.values()), dtype=torch.float64)
+    return Parting(list(found), share / share.sum(), frozenset(alike.nonzero().squeeze(1).tolist()))
+
+
+def draw_twin(
+    found: Sequence[Sequence[Path]], which: int, latents: int, first: int, rng: np.random.Generator
+) -> tuple[LatentClip, int, frozenset[int]]:
+    """One of two twins of a family drawn by `rng`, the anchor of a window where they part, and keyframes they share.
+
+    The same `rng` draws the same two for every `which`.
+
+    Raises:
+        ConfigError: if twins hardly ever part: what began is never seen.
+    """
+    for _ in range(_TRIES):
+        family = found[int(rng.integers(len(found)))]
+        pair = [read_latents(family[int(k)]) for k in rng.choice(len(family), TWINS, replace=False)]
+        where = parting(pair[0], pair[1], latents, first)
+        if where.starts:
+            start = int(rng.choice(where.starts, p=where.share.numpy()))
+            return pair[which], start, where.common
+    raise ConfigError(
+        f"twins: in {_TRIES} pairs drawn none part: nothing that differs comes into sight within a window; render "
+        "others with `mosaicmem train data --twins 1`, or give twins = 0"
+    )
 
 
 def families(paths: Sequence[Path], *, moving: bool = False) -> list[list[Path]]:
-    """Clips of the same world in which different things happen, the first `TWINS` of each: `7`, `7-1` and `7-2`.
+    """Clips of the same world in which different things happen: `7`, `7-1` and `7-2`.
 
     Names alone do not make twins (the parts of a long recording are called `7-0`, `7-1` ... too): the camera's path,
-    the caption and when it happens are the same, and what happens is not.
+    the caption and when an event happens are the same, and what happens, by itself or on demand, is not.
 
     Args:
         moving: What moves in them is asked for.
@@ -35,7 +109,7 @@ def families(paths: Sequence[Path], *, moving: bool = False) -> list[list[Path]]
             common, event, says = read_setting(path)
             worlds.setdefault(common, {}).setdefault(event, path)
             mute += [] if says else [path]
-        found += [list(each.values())[:TWINS] for each in worlds.values() if len(each) >= TWINS]
+        found += [list(each.values()) for each in worlds.values() if len(each) >= TWINS]
     if not found:
         raise ConfigError(
             f"twins: none of the {len(paths)} clips are twins; render some with `mosaicmem train data --twins "
@@ -50,23 +124,32 @@ def families(paths: Sequence[Path], *, moving: bool = False) -> list[list[Path]]
     return found
 
 
-def deal(batch: int, in_threes: int, rank: int, world_size: int) -> list[int]:
+def deal(batch: int, twins: int, rank: int, world_size: int) -> list[int]:
     """Samples of a step that a rank makes, as many as every other; twins stay together.
 
     Args:
-        in_threes: The first so many samples are twins, three and three.
+        twins: The first so many samples are twins, two and two.
 
     Raises:
         ConfigError: if a rank would have more twins than samples.
     """
     hands: list[list[int]] = [[] for _ in range(world_size)]
-    for i in range(0, in_threes, TWINS):
+    for i in range(0, twins, TWINS):
         hands[i // TWINS % world_size] += range(i, i + TWINS)
     if max(map(len, hands)) > batch // world_size:
-        raise ConfigError(f"{in_threes} twins of {batch} samples do not fit on {world_size} ranks; give a larger batch")
-    for i in range(in_threes, batch):
+        raise ConfigError(f"{twins} twins of {batch} samples do not fit on {world_size} ranks; give a larger batch")
+    for i in range(twins, batch):
         min(hands, key=len).append(i)
     return hands[rank]
+
+
+def shared_moving(moving: Float[Tensor, "b *x"], twins: Int64[Tensor, " b"]) -> Float[Tensor, "b *x"]:
+    """Where something moves in a sample or in a twin of it: where a door was shut counts as where it stands open."""
+    out = moving.clone()
+    for number in twins.unique().tolist():
+        if number >= 0:
+            out[twins == number] = moving[twins == number].amax(0)
+    return out
 
 
 def twins_apart(error: Float[Tensor, "b c g h w"], twins: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
@@ -77,3 +160,6 @@ def twins_apart(error: Float[Tensor, "b c g h w"], twins: Int64[Tensor, " b"]) -
             alike = error[twins == number]
             total = total + (alike - alike.mean(0)).square().sum()
     return total / error.numel()
+
+
+_TRIES = 200

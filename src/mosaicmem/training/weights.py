@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 
 from mosaicmem._shapes import Float, Tensor
-from mosaicmem.training.latent_clip import LatentClip
 
 
 def pixel_loss(
@@ -48,16 +47,16 @@ def channel_weights(gain: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
 
 
 def cell_weights(
-    clip: LatentClip, groups: slice, more: float, at_most: float | None = None
-) -> Float[Tensor, "1 g h w"]:  # fmt: skip
+    moving: Float[Tensor, "b 1 g h w"], more: float, at_most: float | None = None
+) -> Float[Tensor, "b 1 g h w"]:  # fmt: skip
     """A cell that shows moving things alone counts `1 + more`; less where so much moves that it outweighs the rest.
 
     Args:
-        at_most: What all moving things of the window may count beyond 1, in windows. A ball is two cells of 256 and
+        moving: Share of every cell that shows what moves.
+        at_most: What all moving things of a window may count beyond 1, in windows. A ball is two cells of 256 and
             counts in full; a door that fills a third of the frame would be most of the loss. None: no limit.
     """
-    if clip.moving is None:
-        return torch.ones_like(clip.groups[groups, 0])[None]
-    extra = more * clip.moving[groups][None]
-    limit = 1.0 if at_most is None else float((at_most / extra.mean().clamp(min=1e-9)).clamp(max=1))
-    return 1 + limit * extra
+    extra = more * moving
+    if at_most is not None:
+        extra = extra * (at_most / extra.mean((1, 2, 3, 4), keepdim=True).clamp(min=1e-9)).clamp(max=1)
+    return 1 + extra

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from mosaicmem.ops.prope import TokenCameras
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.distributed import on_device, sixteen_bits
 from mosaicmem.training.latent_clip import LatentClip, read_latents
-from mosaicmem.training.twins import TWINS, deal, families, twins_apart
+from mosaicmem.training.twins import TWINS, deal, draw_twin, families, shared_moving, twins_apart
 from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
 from mosaicmem.worlds.episodes import FPS
 
@@ -63,10 +63,13 @@ class WorldTaskConfig:
             no limit.
         event: Share of samples of a clip with an event that begin right at it.
         busy: Share of samples that are, of eight drawn, the one in which the most moves: a door that opens is rare.
-        twins: Share of samples that come in threes, of clips that have twins (`cache.render_twins`): one window and one
-            noise, right after the event, and all that differs is what happens and what is said.
+        twins: Share of samples that come in pairs, of clips that have twins (`cache.render_twins`): one window from
+            nothing but noise, one memory, and all that differs is what happens and what is said (`training.twins`).
         apart: What an error in how twins differ counts beside the error of each, in cells that show moving things.
             In the difference cancels what nobody can know, such as where a ball will be, and what words change is left.
+        keep: Above 0, all samples but twins are asked for what the weights that training started from answer, instead
+            of for the truth, and count so often; where things move it stays the truth. Twins then teach what is new
+            and little else is forgotten (Li & Hoiem 2016, "Learning without Forgetting").
         pixels: What an error in decoded frames counts beside one in latents, where the autoencoder can be
             differentiated.
         pixel_cells: Side of the square, in cells, of every latent that is decoded for it.
@@ -93,6 +96,7 @@ class WorldTaskConfig:
     busy: float = 0.0
     twins: float = 0.0
     apart: float = 0.0
+    keep: float = 0.0
     pixels: float = 10.0
     pixel_cells: int = 8
     shift: float = 2.0
@@ -101,7 +105,7 @@ class WorldTaskConfig:
     def __post_init__(self) -> None:
         whole = ("batch", "latents", "max_keyframes", "pixel_cells")
         shares = ("past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse")
-        counts = ("depth_error", "moving", "apart", "pixels")
+        counts = ("depth_error", "moving", "apart", "keep", "pixels")
         most = self.moving_most
         told = {name: getattr(self, name) for name in (*whole, *shares, "event", "busy", "twins", *counts)}
         refuse(
@@ -130,6 +134,7 @@ class WorldBatch:
     latents: Float[Tensor, "b c l h w"]  # clean targets, the (degraded) anchor first
     sigma: Float[Tensor, " b"]
     noise: Float[Tensor, "b c g h w"]
+    moving: Float[Tensor, "b 1 g h w"]  # share of cells that shows what moves, in any of its twins
     weight: Float[Tensor, "b 1 g h w"]  # of cells in the loss
     words: Int64[Tensor, "b s"]
     memory: MemoryBatch | None
@@ -147,6 +152,10 @@ class WorldTask:
         grid, config: Strides, and how samples are drawn.
         vae: The autoencoder of the latents: its kernel reads memory between cells, and rehearsals need it. Without
             one, cells are read bilinearly and nothing is rehearsed.
+        teacher: The network whose answers are kept (`WorldTaskConfig.keep`).
+
+    Raises:
+        ConfigError: if there are no clips, or no twins or no teacher where the settings ask for them.
     """
 
     name = "world"
@@ -154,6 +163,7 @@ class WorldTask:
     def __init__(
         self, paths: Sequence[Path], held_out: Sequence[Path], model: TransformerConfig, grid: TokenGrid,
         config: WorldTaskConfig | None = None, *, words: int = 48, vae: VAE | None = None,
+        teacher: WorldNetwork | None = None,
     ) -> None:  # fmt: skip
         self.settings, self.grid, self.words = config or WorldTaskConfig(), grid, words
         self.vae = vae
@@ -163,15 +173,18 @@ class WorldTask:
         self._paths, self._held_out = list(paths), list(held_out)
         if not self._paths:
             raise ConfigError("no encoded clips to train on; render and encode some first")
+        if self.settings.keep and teacher is None:
+            raise ConfigError(f"keep = {self.settings.keep}: keeps what weights answer; give some to start from")
+        self._teacher = teacher.eval().requires_grad_(False) if teacher and self.settings.keep else None
         twins = self.settings.twins
         self._families = families(self._paths, moving=self.settings.apart > 0) if twins else []
-        self._in_threes = TWINS * (int(twins * self.settings.batch) // TWINS)  # the first so many samples of a step
+        self._twins = TWINS * (int(twins * self.settings.batch) // TWINS)  # the first so many samples of a step
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> WorldBatch:
         """The samples of a step that belong to a rank: a function of seed, step and rank, and of the weights where
         the model rehearses."""
         first = step * self.settings.batch
-        members = deal(self.settings.batch, self._in_threes, rank, world_size)
+        members = deal(self.settings.batch, self._twins, rank, world_size)
         return self._collate([self._sample(self._paths, first + i) for i in members])
 
     def samples(self, indices: Sequence[int], *, held_out: bool = False) -> tuple[list[dict[str, Any]], WorldBatch]:
@@ -188,32 +201,41 @@ class WorldTask:
         """Velocity error of the latents to generate, channels weighted by what they do to pixels."""
         assert isinstance(module, WorldNetwork)
         sigma = batch.sigma[:, None, None, None, None]
-        x0, anchor = batch.latents[:, :, 1:], batch.latents[:, :, 0]
+        x0 = batch.latents[:, :, 1:]
         noisy = add_noise(x0, batch.noise, sigma)
-        out = module.predict(
-            noisy, batch.sigma, module.text(batch.words), anchor,
-            past=batch.past, memory=batch.memory, cameras=batch.cameras,
-        )  # fmt: skip
-        kind = module.config.prediction
+        guess = x0_from(_answer(module, batch, noisy), noisy, sigma, module.config.prediction)
         weight = channel_weights(module.gain[1])[:, None, None, None]
-        loss = flow_loss(out, x0, batch.noise, sigma, kind, weight=weight * batch.weight)
-        guess = x0_from(out, noisy, sigma, kind)
+        cells = batch.weight
+        if self._teacher is not None and torch.is_grad_enabled():  # held-out windows are asked for the truth
+            x0, cells = self._kept(self._teacher, batch, noisy)
+        loss = flow_loss(guess, x0, batch.noise, sigma, "x0", weight=weight * cells)
         metrics: dict[str, float] = {}
-        if self._in_threes and self.settings.apart:
+        if self._twins and self.settings.apart:
             beyond = weight * (batch.weight - 1)  # where something moves: elsewhere twins are equal anyway
             differ = twins_apart(beyond.sqrt() * (guess - x0), batch.twins)
             loss = loss + self.settings.apart * differ
             metrics["apart"] = float(differ.detach())
         if self._decoder is not None:
-            cells = self.settings.pixel_cells if torch.is_grad_enabled() else max(x0.shape[-2:])
-            flat = [z.transpose(1, 2).flatten(0, 1) for z in (guess, x0, batch.weight)]
-            seen = pixel_loss(self._decoder.decode_groups, flat[0], flat[1], cells, flat[2][:, 0])
+            side = self.settings.pixel_cells if torch.is_grad_enabled() else max(x0.shape[-2:])
+            flat = [z.transpose(1, 2).flatten(0, 1) for z in (guess, x0, cells)]
+            seen = pixel_loss(self._decoder.decode_groups, flat[0], flat[1], side, flat[2][:, 0])
             loss = loss + self.settings.pixels * seen
             metrics["pixel_error"] = float(seen.detach())
         with torch.no_grad():
             high = batch.sigma > 0.7
             error = (weight * (guess - x0).square())[high].mean() if bool(high.any()) else torch.tensor(float("nan"))
         return loss, {"x0_error_high": float(error), **metrics}
+
+    @torch.no_grad()
+    def _kept(self, teacher: WorldNetwork, batch: WorldBatch, noisy: Tensor) -> tuple[Tensor, Tensor]:
+        """What is asked for, and what its cells count, where a teacher answers for all samples but twins."""
+        x0, alone = batch.latents[:, :, 1:], (batch.twins < 0)[:, None, None, None, None]
+        teacher = teacher.to(x0.device)
+        taught = x0_from(
+            _answer(teacher, batch, noisy), noisy, batch.sigma[:, None, None, None, None], teacher.config.prediction
+        )
+        target = torch.lerp(taught, x0, batch.moving)
+        return torch.where(alone, target, x0), torch.where(alone, self.settings.keep, 1.0) * batch.weight
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
@@ -246,15 +268,15 @@ class WorldTask:
     def _sample(self, paths: list[Path], index: int, plain: bool = False) -> dict[str, Any]:
         cfg = self.settings
         step_number, member = divmod(index, cfg.batch)
-        twins = member // TWINS if not plain and member < self._in_threes else -1
+        twins = member // TWINS if not plain and member < self._twins else -1
         # one for a whole step: samples with memory of one kind have about as many tokens, and need little padding
         step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step_number)
         alignment = "mixture" if plain else draw_alignment(step)
         with_past = self.module.config.reads_past and (plain or float(torch.rand((), generator=step)) < cfg.past)
+        common = None
         if twins >= 0:
             rng = np.random.default_rng((cfg.seed, step_number, twins))
-            clip = read_latents(self._families[int(rng.integers(len(self._families)))][member % TWINS])
-            start = _window_start(clip, cfg.latents, rng, 1.0, int(with_past))
+            clip, start, common = draw_twin(self._families, member % TWINS, cfg.latents, int(with_past), rng)
         else:
             rng = np.random.default_rng((cfg.seed, index))
             busy = not plain and cfg.busy > 0 and rng.random() < cfg.busy
@@ -262,12 +284,12 @@ class WorldTask:
         generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
         history = clip.echo if not plain and rng.random() < cfg.echo else clip.image
         groups = clip.groups
-        if not plain and rng.random() < cfg.rehearse:
+        if not plain and twins < 0 and rng.random() < cfg.rehearse:
             history, groups = self._rehearsed(clip, history, start, rng, generator)
         past = groups[start - 1] if with_past else None
-        sample = self._window(clip, history, start, rng, generator, plain, alignment, past) | {"twins": twins}
-        # twins without words would be one question with three answers
-        return sample if twins < 0 else sample | {"prompt": clip.prompt(start)}
+        sample = self._window(clip, history, start, rng, generator, plain, alignment, past, common) | {"twins": twins}
+        # twins without words would be one question with two answers, and the first look settles what words change
+        return sample if twins < 0 else sample | {"prompt": clip.prompt(start), "sigma": torch.ones(())}
 
     def _drawn(
         self, paths: list[Path], rng: np.random.Generator, first: int, many: int
@@ -282,8 +304,10 @@ class WorldTask:
     def _window(
         self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator,
         plain: bool = True, alignment: Alignment = "mixture", past: Tensor | None = None,
+        common: Container[int] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """The sample of one window; a plain one keeps everything and spoils nothing."""
+        """The sample of one window; a plain one keeps everything and spoils nothing. Memory holds no keyframe but
+        `common` ones, if given."""
         cfg = self.settings
         groups = clip.groups[start : start + cfg.latents]
         scale = float(clip.depth[0][clip.depth[0] > 0].median()) if bool((clip.depth[0] > 0).any()) else 1.0
@@ -293,14 +317,16 @@ class WorldTask:
             level = float(rng.uniform(0, 0.15))
             anchor = anchor + level * torch.randn(anchor.shape, generator=generator)
             past = None if past is None else past + level * torch.randn(past.shape, generator=generator)
-        tokens, shown = self._memory(clip, history, start, window, rng, generator, plain, alignment)
+        tokens, shown = self._memory(clip, history, start, window, rng, generator, plain, alignment, common)
         with_cameras = plain or rng.random() >= cfg.no_cameras
         sigma = draw_sigma(1, generator, cfg.shift)
         return {
             "latents": torch.cat([anchor, groups]).transpose(0, 1),
             "sigma": sigma[0],
             "noise": torch.randn(groups.transpose(0, 1).shape, generator=generator),
-            "weight": cell_weights(clip, slice(start, start + cfg.latents), cfg.moving, cfg.moving_most),
+            "moving": torch.zeros(groups[:, :1].transpose(0, 1).shape)
+            if clip.moving is None
+            else clip.moving[None, start : start + cfg.latents],
             "prompt": clip.prompt(start) if plain or rng.random() >= cfg.no_text else "",
             "tokens": tokens,
             "shown": shown,
@@ -335,10 +361,7 @@ class WorldTask:
         module, device = self.module, self.module.gain.device
         batch = on_device(replace(batch, sigma=torch.ones_like(batch.sigma)), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=sixteen_bits("auto", device)):
-            out = module.predict(
-                batch.noise, batch.sigma, module.text(batch.words), batch.latents[:, :, 0],
-                past=batch.past, memory=batch.memory, cameras=batch.cameras,
-            )  # fmt: skip
+            out = _answer(module, batch, batch.noise)
         return x0_from(out.float(), batch.noise, torch.ones((), device=device), module.config.prediction)
 
     def _imagine(self, sample: dict[str, Any]) -> tuple[Float[Tensor, "l c h w"], Float[Tensor, "l c h w"]]:
@@ -352,11 +375,13 @@ class WorldTask:
     def _memory(
         self, clip: LatentClip, history: Tensor, start: int, window: Cameras,
         rng: np.random.Generator, generator: torch.Generator, plain: bool, alignment: Alignment,
+        common: Container[int] | None,
     ) -> tuple[MemoryTokens | None, tuple[Tensor, Tensor] | None]:  # fmt: skip
         """What memory would show of this window, as tokens and as a picture of its reference frames (`canvas`)."""
         cfg = self.settings
         ahead = [STEP * at + 1 for at in clip.beginnings if at > start]
         chosen = choose_keyframes(len(clip.image), start, cfg, rng, ahead[0] if ahead else None)
+        chosen = [k for k in chosen if common is None or k in common]
         if not plain and rng.random() < cfg.no_memory:
             return None, None
         store = PatchStore.empty()
@@ -385,17 +410,28 @@ class WorldTask:
         off = torch.tensor([not s["cameras"] for s in samples])
         for matrices in (cameras.P, cameras.PT, cameras.Pinv):
             matrices[off] = torch.eye(4)
+        twins = torch.tensor([s.get("twins", -1) for s in samples])
+        moving = shared_moving(torch.stack([s["moving"] for s in samples]), twins)
         return WorldBatch(
             torch.stack([s["latents"] for s in samples]),
             torch.stack([s["sigma"] for s in samples]),
             torch.stack([s["noise"] for s in samples]),
-            torch.stack([s["weight"] for s in samples]),
+            moving,
+            cell_weights(moving, self.settings.moving, self.settings.moving_most),
             tokenize([s["prompt"] for s in samples], self.words),
             batch if len(batch) else None,
             cameras,
-            torch.tensor([s.get("twins", -1) for s in samples]),
+            twins,
             torch.stack(past) if past else None,
         )
+
+
+def _answer(network: WorldNetwork, batch: WorldBatch, noisy: Tensor) -> Float[Tensor, "b c g h w"]:
+    """What a network makes of the windows of a batch."""
+    return network.predict(
+        noisy, batch.sigma, network.text(batch.words), batch.latents[:, :, 0],
+        past=batch.past, memory=batch.memory, cameras=batch.cameras,
+    )  # fmt: skip
 
 
 def choose_keyframes(

@@ -82,6 +82,13 @@ class Episode:
         """The words that hold at a frame: the caption, and a sentence for all that has begun."""
         return " ".join([self.caption, *(f"{event.text}." for event in self.told if event.frame <= frame)])
 
+    def undisturbed(self) -> Episode:
+        """The same in which nothing begins by itself: doors stay shut."""
+        solids = self.scene.solids
+        params = solids.law_params.clone()
+        params[solids.law == SWING, 1] = math.inf
+        return replace(self, scene=replace(self.scene, solids=replace(solids, law_params=params)), happens=())
+
     def film(self, frames: slice = slice(None), *, event: str | None = None) -> Rendering:
         """The true frames. `event` replaces the text of what happens; "" lets nothing happen."""
         chosen = range(len(self))[frames]

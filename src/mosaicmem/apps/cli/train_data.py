@@ -26,8 +26,8 @@ EXAMPLE = "mosaicmem train data --seeds 0:2000 --processes 2"
 
 BALL_FRAMES = 33
 """Frames of the shortest episode in which a ball can change: it is seen for a while before and after."""
-WORDS = {"the", "ball", "light", "goes", "out", "turns", *BALL_COLOURS, *LIGHT_COLOURS}
-"""Of which events are made."""
+WORDS = {"the", "ball", "light", "goes", "out", "turns", "door", *BALL_COLOURS, *LIGHT_COLOURS}
+"""Of which events are made, and `door`."""
 
 
 @dataclass(kw_only=True)
@@ -39,9 +39,11 @@ class Args(Common):
     frames: Annotated[int | None, arg(help_behavior_hint="(default: what the path needs, 65 to 161)")] = None
     """Frames of an episode, 1 + a multiple of 16: with 17, many worlds for the depth network in little time."""
     event: Annotated[str, arg(metavar="WORD", help_behavior_hint="(default: all)")] = ""
-    """Render only episodes whose event has this word in it, such as ball: what is rare, more often."""
+    """Render only episodes whose event has this word in it, such as ball: what is rare, more often. With door, those in
+    which a door that opened behind one's back comes into sight."""
     twins: int = 0
-    """So many other things that could have happened instead are rendered of every episode with an event."""
+    """So many other things that could have happened instead are rendered of every episode with an event, and of one
+    with a door the same with the door shut."""
     held_out: int = 6
     """Clips that are never trained on: held-out episodes, or the last videos."""
     processes: int = 1

@@ -6,6 +6,7 @@ on from there: checkpoint.safetensors, log.jsonl, curves.png, run.json. Ctrl-C s
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -18,12 +19,13 @@ from mosaicmem.apps.cli.config import Config
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.train_fit import FitArgs, loop_of, run_fit, seeded
-from mosaicmem.errors import InputError
+from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry.token_grid import TokenGrid
-from mosaicmem.models.checkpoint import load_vae
+from mosaicmem.models.checkpoint import load_vae, load_world
 from mosaicmem.models.conditioning import subframe_width
+from mosaicmem.models.world_model import WorldNetwork
 from mosaicmem.training.cache import HELD_FOLDER, STEP
-from mosaicmem.training.encode import VAE_FILE, encoded_clips, read_gain
+from mosaicmem.training.encode import VAE_FILE, encoded_clips, read_gain, weights_of
 from mosaicmem.training.latent_clip import read_latents
 from mosaicmem.training.world_task import WorldTask
 
@@ -52,6 +54,8 @@ class Args(FitArgs):
     """Train on the first so many clips."""
     words: int = 48
     """Words of a prompt that are read."""
+    teacher: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: those of --start-from)")] = None
+    """Weights whose answers --task.keep keeps."""
     model: recipes.WorldModel = field(default_factory=recipes.WorldModel)
     task: recipes.WorldTask = field(default_factory=recipes.WorldTask)
     loop: recipes.WorldLoop = field(default_factory=recipes.WorldLoop)
@@ -67,11 +71,29 @@ def run(args: Args, session: Session) -> Result:
         vae = load_vae(args.latents / VAE_FILE)
         subframes = subframe_width(args.model.in_channels, grid) if args.model.memory_subframes else 0
         model = replace(args.model, memory_subframes=subframes)
-        task = WorldTask(paths, held, model, grid, settings, words=args.words, vae=vae)
+        teacher = _teacher(args)
+        task = WorldTask(paths, held, model, grid, settings, words=args.words, vae=vae, teacher=teacher)
         task.module.gain.copy_(read_gain(args.latents))
         return task
 
     return run_fit(args, session, make, loop)
+
+
+def _teacher(args: Args) -> WorldNetwork | None:
+    """The network whose answers training is to keep.
+
+    Raises:
+        ConfigError: if it is to keep some and has none, or has some and is to keep nothing.
+    """
+    if not args.task.keep:
+        if args.teacher is not None:
+            raise ConfigError(f"--teacher {args.teacher}: its answers count nothing; give --task.keep above 0 too")
+        return None
+    source = args.teacher or args.start_from
+    if source is None:
+        raise ConfigError(f"--task.keep {args.task.keep}: keeps what weights answer; give --start-from or --teacher")
+    with tempfile.TemporaryDirectory() as scratch:
+        return load_world(weights_of(source, "world", Path(scratch))).network
 
 
 def clips_and_grid(latents: Path, count: int | None, patch: int) -> tuple[list[Path], list[Path], TokenGrid]:
