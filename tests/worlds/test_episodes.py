@@ -171,6 +171,21 @@ def test_words_follow_the_event():
             happen(episode.scene, wrong, 1.0)
 
 
+def test_an_undisturbed_episode_is_the_same_until_a_door_would_open_and_has_it_shut_after():
+    seed = next(s for s in range(40) if (e := make_episode(s, size=16, with_event=False)).happens and len(e) > 80)
+    episode = make_episode(seed, size=16, with_event=False)
+    quiet, (frame, _) = episode.undisturbed(), episode.happens[0]
+    assert not quiet.happens and "a door opens" not in quiet.prompt(len(quiet)) and quiet.caption == episode.caption
+    solids, doors = quiet.scene.solids, quiet.scene.solids.law == SWING
+    assert torch.equal(solids.moved(99.0).yaw[doors], solids.moved(0.0).yaw[doors])
+    assert torch.equal(solids.moved(99.0).center[doors], solids.moved(0.0).center[doors])
+    assert not torch.equal(episode.scene.solids.moved(99.0).yaw[doors], solids.moved(99.0).yaw[doors])
+    assert torch.equal(quiet.film(slice(0, frame, 8)).rgb, episode.film(slice(0, frame, 8)).rgb)
+    for t in (0.0, 1.7):  # what else moves goes on
+        a, b = episode.scene.solids.moved(t), solids.moved(t)
+        assert torch.equal(a.center[~doors], b.center[~doors])
+
+
 def test_what_begins_by_itself_is_told_when_it_begins():
     """A door is shut in every frame before it is told to open, and not five frames later."""
     told = 0

@@ -16,7 +16,7 @@ from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.files import atomic_path
 from mosaicmem.models.vae import VAE
 from mosaicmem.training.cache import STEP, Clip, read_tensors, told
-from mosaicmem.worlds.episodes import Event
+from mosaicmem.worlds.episodes import Event, spoken
 
 LATENT_VERSION = "latents-1"
 
@@ -57,7 +57,7 @@ class LatentClip:
     def prompt(self, group: int) -> str:
         """The words that hold when a group begins: the caption, and a sentence for all that has happened."""
         told = [*self.happens, *([Event(self.event_frame, self.event)] if self.event else [])]
-        return " ".join([self.caption, *(f"{text}." for frame, text in told if (frame - 1) // STEP <= group)])
+        return spoken(self.caption, told, STEP * (group + 1))
 
 
 def encode_clip(vae: VAE, clip: Clip) -> LatentClip:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -49,6 +49,11 @@ class Event(NamedTuple):
     text: str
 
 
+def spoken(caption: str, told: Iterable[Event], frame: int) -> str:
+    """The words that hold at a frame: a caption, and a sentence for all that has begun."""
+    return " ".join([caption, *(f"{text}." for at, text in told if at <= frame)])
+
+
 @dataclass(frozen=True)
 class Episode:
     """A filmed walk.
@@ -80,7 +85,7 @@ class Episode:
 
     def prompt(self, frame: int) -> str:
         """The words that hold at a frame: the caption, and a sentence for all that has begun."""
-        return " ".join([self.caption, *(f"{event.text}." for event in self.told if event.frame <= frame)])
+        return spoken(self.caption, self.told, frame)
 
     def undisturbed(self) -> Episode:
         """The same in which nothing begins by itself: doors stay shut."""
