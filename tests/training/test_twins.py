@@ -122,6 +122,16 @@ def test_windows_of_twins_begin_where_something_comes_into_sight_that_began_unse
     assert not parting(one, one, 2).starts, "control: the same clip"
 
 
+def test_a_window_of_twins_begins_where_neither_its_anchor_nor_what_was_right_before_it_tells(tmp_path):
+    one, other = (read_latents(path) for path in sorted(_parted(tmp_path)))
+    image, groups = other.image.clone(), other.groups.clone()
+    image[7] += 1  # seen at the anchor alone
+    groups[7] += 1  # seen on the way to the next, and gone by then
+    passed = replace(other, image=image, groups=groups)
+    assert parting(one, passed, 2, first=1).starts == [4]
+    assert parting(one, passed, 2, first=0).starts == [4, 8], "nobody looks at what was before"
+
+
 def test_memory_of_twins_shows_nothing_that_only_one_of_them_has(tmp_path, monkeypatch):
     paths = sorted(_parted(tmp_path))
     asked = []
