@@ -9,7 +9,6 @@ import torch
 from tests.tiny_models import write_tiny_model
 
 from mosaicmem.errors import ConfigError
-from mosaicmem.evaluation import rows
 from mosaicmem.evaluation.frechet import RandomFeatures
 from mosaicmem.evaluation.judge import Scores, judge
 from mosaicmem.evaluation.rows import (
@@ -23,6 +22,7 @@ from mosaicmem.evaluation.rows import (
     without_memory,
 )
 from mosaicmem.evaluation.trials import Trial, TrialConfig, make_trial
+from mosaicmem.generation import rollout as rollout_module
 from mosaicmem.generation.backend import Models, load_models
 from mosaicmem.generation.rollout import rollout_step
 from mosaicmem.memory.store import PatchStore
@@ -80,7 +80,7 @@ def test_rows_are_told_what_begins_on_the_way_when_it_begins(models, monkeypatch
         asked.append((state.next_frame, len(cameras), state.prompt, state.avoid))
         return rollout_step(models, state, cameras, config)
 
-    monkeypatch.setattr(rows, "rollout_step", step)
+    monkeypatch.setattr(rollout_module, "rollout_step", step)
     trial = make_trial(0, TrialConfig(size=64, every=8, longest=32))
     start = trial.mark + 1
     happens = (Event(5, "a door opens"), Event(start + 20, "the light goes out"))

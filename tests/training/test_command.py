@@ -231,7 +231,7 @@ def test_a_ball_changes_in_no_shorter_episode():
     assert not balls(train_data.BALL_FRAMES - 16)
     assert balls(train_data.BALL_FRAMES)
     words = {word for seed in range(6) for text in events_of(make_scene(seed)) for word in text.split()}
-    assert words == train_data.WORDS
+    assert words | {"door"} == train_data.WORDS, "doors open by themselves"
 
 
 def test_other_ranks_are_silent(run, data, tmp_path, monkeypatch):
