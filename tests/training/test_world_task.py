@@ -730,16 +730,9 @@ def test_twins_share_window_and_noise_and_differ_in_what_happens_and_what_is_sai
 
 
 def test_what_is_kept_is_what_the_teacher_answers_but_for_twins_and_what_moves(tmp_path):
-    for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"))):
-        clip = make_latents(5, event=17)
-        image, groups = clip.image.clone(), clip.groups.clone()
-        image[5:] += k
-        groups[4:] += k
-        moving = torch.zeros_like(groups[:, 0])
-        moving[:, 0] = 1.0
-        twin = replace(clip, event=f"the ball turns {colour}", image=image, groups=groups, moving=moving)
-        write_latents(tmp_path / f"{name}.safetensors", twin)
-    paths = sorted(tmp_path.glob("*.safetensors"))
+    moving = torch.zeros(12, 4, 4)
+    moving[:, 0] = 1.0
+    paths = _pair(tmp_path, moving)
     teacher = world_task(paths).module
     with torch.no_grad():  # one that answers something of its own
         teacher.transformer.proj_out.bias.add_(0.3)
@@ -766,6 +759,18 @@ def test_what_is_kept_is_what_the_teacher_answers_but_for_twins_and_what_moves(t
     assert 0 < float(some) < 3 * float(truth), "the truth where things move, and there alone"
 
 
+def _pair(folder, moving):
+    """Two clips that differ by 1 from the event on, in which `moving` moves."""
+    for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"))):
+        clip = make_latents(5, event=17)
+        image, groups = clip.image.clone(), clip.groups.clone()
+        image[5:] += k
+        groups[4:] += k
+        twin = replace(clip, event=f"the ball turns {colour}", image=image, groups=groups, moving=moving)
+        write_latents(folder / f"{name}.safetensors", twin)
+    return sorted(folder.glob("*.safetensors"))
+
+
 def _rows(batch: Any, rows: list[int]) -> Any:
     """Some samples of a batch."""
     if isinstance(batch, torch.Tensor):
@@ -777,17 +782,9 @@ def _rows(batch: Any, rows: list[int]) -> Any:
 
 def test_a_model_that_ignores_words_pays_for_it_apart(tmp_path):
     """Twins that differ by 1: whoever answers both alike is apart by their spread, where something moves."""
-    for k, (name, colour) in enumerate((("5", "red"), ("5-1", "blue"))):
-        clip = make_latents(5, event=17)
-        image, groups = clip.image.clone(), clip.groups.clone()
-        image[5:] += k
-        groups[4:] += k
-        moving = torch.zeros_like(groups[:, 0])
-        moving[:, ::2] = 0.5  # half of what every other row of cells shows
-        moving[:4] = 0
-        twin = replace(clip, event=f"the ball turns {colour}", image=image, groups=groups, moving=moving)
-        write_latents(tmp_path / f"{name}.safetensors", twin)
-    paths = sorted(tmp_path.glob("*.safetensors"))
+    moving = torch.zeros(12, 4, 4)
+    moving[4:, ::2] = 0.5  # half of what every other row of cells shows
+    paths = _pair(tmp_path, moving)
     task = world_task(paths, batch=2, twins=1.0, apart=2.0, moving=8.0, recent=0.0)
     batch = task.batch(0)
     batch = replace(batch, sigma=torch.ones(2))  # what is asked shows nothing of the answer

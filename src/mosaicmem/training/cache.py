@@ -31,8 +31,8 @@ from mosaicmem.worlds.film import film
 VERSION = "episodes-1"
 STEP = 4  # depth is kept for every so many frames
 BLOCK = 8  # pixels of a side of the blocks that say what moves
-_UNSEEN, _SHOWS = 1e-4, 0.01  # mean square differences of small pictures: up to the one nobody sees a door, above the
-# other it fills some of the frame
+_UNSEEN = 1e-4  # mean square difference of two small pictures up to which nobody sees a door
+_SHOWS = 0.01  # and above which it fills some of the frame
 HELD_FOLDER = "held-out"
 """Folder inside a folder of clips, or of encoded clips, that holds those which are never trained on."""
 
@@ -171,17 +171,15 @@ def film_clip(episode: Episode) -> Clip:
     return Clip(str(episode.seed), rgb, shot.depth[::STEP], episode.cameras, *said, moving)
 
 
-def render_twins(clip: Clip, seed: int, count: int, frames: int | None = None) -> list[Clip]:
-    """What else could have happened in a rendered clip, drawn by seed; called `SEED-1`, `SEED-2` ...
+def render_twins(clip: Clip, episode: Episode, count: int) -> list[Clip]:
+    """What else could have happened in the clip of an episode, drawn by its seed; called `SEED-1`, `SEED-2` ...
 
     With an event up to `count` others of its kind: everything before it is the same, and so is depth. Without one, but
-    with a door that comes into sight open, one in which it stays shut. `seed` and `frames` are those that the clip was
-    rendered with: the same length, asked for, may be another path.
+    with a door that opens, one in which it stays shut.
     """
-    episode = make_episode(seed, size=clip.rgb.shape[-1], frames=frames)
+    seed = episode.seed
     if not clip.event:
-        shut = count > 0 and comes_into_sight(episode)
-        return [replace(film_clip(episode.undisturbed()), name=f"{seed}-1")] if shut else []
+        return [replace(film_clip(episode.undisturbed()), name=f"{seed}-1")] if count and episode.happens else []
     noun = clip.event.split()[1]
     others = [text for text in events_of(episode.scene) if text.split()[1] == noun and text != clip.event]
     chosen = random.Random(seed).sample(others, min(count, len(others)))  # noqa: S311 - pictures, not secrets
@@ -225,7 +223,8 @@ def render_ahead(
         folder, seeds, size, processes, frames: What, where and how (see `make_episode`).
         event: Only episodes whose event has this word in it are rendered: what is rare can be had more often. With
             `door`, those without an event in which a door that opened unseen comes into sight.
-        twins: So many other things that could have happened are rendered too, see `render_twins`.
+        twins: So many other things that could have happened are rendered too, see `render_twins`; doors held shut,
+            where one that opened unseen comes into sight.
 
     Raises:
         ConfigError: if a seed is held out.
@@ -281,12 +280,13 @@ def _render_to(
 ) -> int:  # fmt: skip
     torch.set_num_threads(1)
     episode = make_episode(seed, size=size, frames=frames)
-    if event == "door" and (episode.event or not comes_into_sight(episode)):
+    unseen = bool(twins or event == "door") and episode.event is None and comes_into_sight(episode)
+    if event == "door" and not unseen:
         return seed
     if event not in ("", "door") and (episode.event is None or event not in episode.event.text.split()):
         return seed
     clip = film_clip(episode)
-    for twin in render_twins(clip, seed, twins, frames) if twins else ():
+    for twin in render_twins(clip, episode, twins) if episode.event or unseen else ():
         write_clip(folder / f"{twin.name}.safetensors", twin)
     write_clip(folder / f"{seed}.safetensors", clip)  # last: it says that all are there
     return seed

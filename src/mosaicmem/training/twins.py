@@ -21,6 +21,7 @@ TWINS = 2
 """Clips of one world that a step compares."""
 ALIKE = 1e-4
 """Mean square difference of two latents, whose spread is 1, up to which they show the same."""
+_TRIES = 200  # pairs drawn before none is found to part
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,3 @@ def twins_apart(error: Float[Tensor, "b c g h w"], twins: Int64[Tensor, " b"]) -
             alike = error[twins == number]
             total = total + (alike - alike.mean(0)).square().sum()
     return total / error.numel()
-
-
-_TRIES = 200
