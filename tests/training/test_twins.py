@@ -14,7 +14,19 @@ from tests.training.clips import make_latents, world_task
 from mosaicmem.errors import ConfigError
 from mosaicmem.training import world_task as world_task_module
 from mosaicmem.training.latent_clip import LatentClip, read_latents, write_latents
-from mosaicmem.training.twins import TWINS, deal, families, parting, shared_moving, twins_apart
+from mosaicmem.training.twins import (
+    FAINT,
+    RETOLD,
+    TWINS,
+    deal,
+    families,
+    louder,
+    other_words,
+    parting,
+    shared_moving,
+    twins_apart,
+    words_missed,
+)
 from mosaicmem.worlds.episodes import Event
 
 
@@ -168,18 +180,65 @@ def test_what_moves_in_one_twin_counts_in_the_other():
     assert torch.equal(shared[1], moving[1]) and torch.equal(shared[3], moving[3:].amax(0))
 
 
-@given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 8))
-def test_every_sample_is_dealt_once_as_many_to_each_and_twins_stay_together(world_size, each, pairs):
-    batch, twins = world_size * each, TWINS * pairs
-    if twins > batch or TWINS * -(-pairs // world_size) > each:
+@given(st.integers(1, 4), st.integers(1, 8), st.lists(st.sampled_from([TWINS, RETOLD]), max_size=6))
+def test_every_sample_is_dealt_once_as_many_to_each_and_sets_stay_together(world_size, each, sizes):
+    batch, sets = world_size * each, sorted(sizes)
+    firsts = [sum(sets[:k]) for k in range(len(sets))]
+    piles = [0] * world_size
+    for size in sets:
+        piles[piles.index(min(piles))] += size
+    if max(piles) > each:
         with pytest.raises(ConfigError, match="larger batch"):
-            deal(batch, twins, 0, world_size)
+            deal(batch, sets, 0, world_size)
         return
-    hands = [deal(batch, twins, rank, world_size) for rank in range(world_size)]
+    hands = [deal(batch, sets, rank, world_size) for rank in range(world_size)]
     assert sorted(i for hand in hands for i in hand) == list(range(batch)) and {len(hand) for hand in hands} == {each}
     for hand in hands:
-        for first in range(0, twins, TWINS):
-            assert len({first, first + 1} & set(hand)) in (0, TWINS)
+        for first, size in zip(firsts, sets, strict=True):
+            assert len(set(range(first, first + size)) & set(hand)) in (0, size)
+
+
+def test_what_else_could_have_happened_is_what_happens_to_the_same_thing_in_other_clips(tmp_path):
+    door = replace(_said("the ball turns grey"), happens=(Event(9, "a door opens"),))
+    light, dark = (_said(f"the light {what}") for what in ("turns red", "goes out"))
+    lone, nothing = _said("the lift stops"), replace(RED, event="")
+    clips = {"1": RED, "2": BLUE, "3": BLUE, "4": light, "5": dark, "6": door, "7": lone, "8": nothing}
+    eventful, words = other_words(sorted(_write(tmp_path, clips)))
+    balls, lights = ["the ball turns blue", "the ball turns red"], ["the light goes out", "the light turns red"]
+    assert [path.stem for path in eventful] == ["1", "2", "3", "4", "5"], "a door that opens is no matter of words kept"
+    assert words == {**dict.fromkeys(balls, balls), **dict.fromkeys(lights, lights)}
+    with pytest.raises(ConfigError, match=r"none of the 2 clips .* retold = 0"):
+        other_words(_write(tmp_path / "one", {"7": lone, "8": nothing}))
+
+
+def test_what_a_set_has_in_common_stays_where_words_are_to_change_more():
+    answer, sets = torch.randn(6, 2, 1, 2, 2), torch.tensor([0, 0, 0, -1, 4, 4])
+    more = louder(answer, sets, 1.5)
+    assert torch.equal(more[3], answer[3])
+    torch.testing.assert_close(more[:3].mean(0), answer[:3].mean(0))
+    torch.testing.assert_close(more[0] - more[2], 1.5 * (answer[0] - answer[2]))
+    torch.testing.assert_close(more[4] - more[5], 1.5 * (answer[4] - answer[5]))
+    torch.testing.assert_close(louder(answer, sets, 1.0), answer)
+
+
+def test_words_missed_is_a_share_and_a_faint_set_counts_as_much_as_a_loud_one():
+    sets = torch.tensor([0, 0, 0, -1, 1, 1, 1])
+    target = torch.randn(7, 4, 2, 3, 3)
+    target[:3] *= 10  # a light, and a ball
+    common = torch.randn(1, 4, 2, 3, 3)
+    assert float(words_missed(common.expand_as(target), target, sets)) < 1e-9, "what all err in is no matter of words"
+    deaf = words_missed(target + common, target, sets)  # answers are the same whatever is said
+    assert 0.99 < float(deaf) < 1
+    for own in (slice(0, 3), slice(4, 7)):
+        half = torch.zeros_like(target)
+        half[own] = target[own]
+        assert math.isclose(float(words_missed(half, target, sets)), 0.5, rel_tol=1e-2)
+    spreads = [float((target[k : k + 3] - target[k : k + 3].mean(0)).square().mean()) for k in (0, 4)]
+    by_hand = sum(0.25 * spread / (spread + FAINT) for spread in spreads) / 2
+    assert math.isclose(float(words_missed(0.5 * target, target, sets)), by_hand, rel_tol=1e-4)
+    assert float(words_missed(target, target, torch.full((7,), -1))) == 0.0
+    whisper = 1e-4 * target
+    assert float(words_missed(whisper, whisper, sets)) < 0.05, "of what changes nothing there is nothing to miss"
 
 
 def test_what_twins_err_in_common_does_not_count_as_apart():

@@ -17,6 +17,7 @@ from tests.training.clips import CHANNELS, FRAMES, GRID, MICRO, make_latents, mi
 from mosaicmem.errors import ConfigError
 from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, subframe_width
+from mosaicmem.models.text import tokenize
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.latent_clip import read_latents, write_latents
@@ -38,12 +39,14 @@ def paths(tmp_path_factory):
 
 SHARES = (
     "past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse", "event", "busy",
-    "twins",
+    "twins", "retold",
 )  # fmt: skip
 OUTSIDE: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("batch", "latents", "max_keyframes", "pixel_cells"), (0, -1)),
     **dict.fromkeys(SHARES, (-0.1, 1.1, math.nan)),
-    **dict.fromkeys(("depth_error", "moving", "apart", "keep", "pixels"), (-0.1, math.inf, math.nan)),
+    **dict.fromkeys(
+        ("depth_error", "moving", "apart", "keep", "heard", "louder", "pixels"), (-0.1, math.inf, math.nan)
+    ),
     "shift": (0.0, -1.0, math.nan),
     "moving_most": (0.0, -1.0, math.inf, math.nan),
     "seed": (-1,),
@@ -57,7 +60,7 @@ def test_a_setting_out_of_range_is_refused_by_name(name):
         with pytest.raises(ConfigError, match=rf"\b{name} = {value}: expected"):
             WorldTaskConfig(**settings)
     for value in (0.0, 1.0) if name in SHARES else ():  # control: the ends are inside
-        settings = {name: value}
+        settings = {name: value, "keep": 1.0}
         assert getattr(WorldTaskConfig(**settings), name) == value
 
 
@@ -73,7 +76,14 @@ def test_settings_that_would_do_nothing_without_others_are_refused():
         WorldTaskConfig(apart=1.0, twins=0.5, moving=0.0)
     with pytest.raises(ConfigError, match=r"twins = 0.2 of a batch of 8: gives no 2 samples"):
         WorldTaskConfig(twins=0.2)
+    with pytest.raises(ConfigError, match=r"retold = 0.3 of a batch of 8: gives no 3 samples"):
+        WorldTaskConfig(retold=0.3, keep=1.0)
+    with pytest.raises(ConfigError, match=r"retold = 0.5: .* give keep too"):
+        WorldTaskConfig(retold=0.5)
+    with pytest.raises(ConfigError, match=r"twins = 0.75, retold = 0.5: expected 1 together"):
+        WorldTaskConfig(twins=0.75, retold=0.5, keep=1.0)
     assert WorldTaskConfig(apart=1.0, twins=0.25, moving=0.1).batch == 8
+    assert WorldTaskConfig(twins=0.5, retold=0.5, keep=1.0).batch == 8
 
 
 @given(st.integers(2, 40), st.integers(0, 30), st.integers(1, 5), st.integers(0, 10**6), st.booleans())
@@ -757,6 +767,59 @@ def test_what_is_kept_is_what_the_teacher_answers_but_for_twins_and_what_moves(t
     torch.testing.assert_close(task.loss(task.module, everywhere)[0].detach(), 3 * truth)
     some = task.loss(task.module, rows)[0].detach()
     assert 0 < float(some) < 3 * float(truth), "the truth where things move, and there alone"
+
+
+def test_a_window_is_retold_and_the_teacher_answers_what_words_change(tmp_path):
+    paths = _pair(tmp_path, torch.rand(12, 4, 4))
+    teacher = world_task(paths).module
+    with torch.no_grad():
+        teacher.transformer.proj_out.weight.normal_(std=0.5)
+        for block in teacher.transformer.blocks:  # words are heard
+            block.attn2.to_out[0].weight.normal_(std=0.5)
+    settings: dict[str, Any] = {"batch": 6, "twins": 0.4, "retold": 0.5, "keep": 2.0, "teacher": teacher}
+    task = world_task(paths, **settings)
+    task.module.load_state_dict(teacher.state_dict())
+    batch = task.batch(3)
+    assert batch.twins.tolist() == [0, 0, -1, -1, -1, -1] and batch.retold.tolist() == [-1, -1, 0, 0, 0, -1]
+    assert batch.taught.tolist() == [False, False, True, True, True, True]
+    told = _rows(batch, [2, 3, 4])
+    for same in (told.latents, told.noise, told.moving):
+        assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
+    assert torch.equal(told.sigma, torch.ones(3))
+    clip = read_latents(paths[0])
+    ways = [clip.caption, f"{clip.caption} the ball turns blue.", f"{clip.caption} the ball turns red."]
+    assert {tuple(row) for row in told.words.tolist()} == {tuple(row) for row in tokenize(ways, 12).tolist()}
+    assert torch.equal(told.words[0], tokenize(ways[:1], 12)[0]), "first that nothing happens"
+
+    loss, metrics = task.loss(task.module, told)
+    assert float(loss.detach()) < 1e-9 and metrics["words_missed"] < 1e-9, "whoever answers as the teacher pays nothing"
+    loud = world_task(paths, louder=2.0, **settings)
+    loud.module.load_state_dict(teacher.state_dict())
+    missed = loud.loss(loud.module, told)[1]["words_missed"]
+    assert 0.2 < missed <= 0.25, "half of what is asked for is missed: a quarter, squared"
+    deaf = replace(told, words=told.words[:1].expand_as(told.words))
+    answers, real = [], teacher.predict
+
+    def hears(*arguments: Any, **others: Any) -> torch.Tensor:  # the teacher hears what was said, the pupil does not
+        answers.append(real(*arguments[:2], teacher.text(told.words), *arguments[3:], **others))
+        return answers[-1]
+
+    teacher.predict = hears  # type: ignore[method-assign]
+    assert 0.9 < task.loss(task.module, deaf)[1]["words_missed"] < 1.0 + 1e-6, (
+        "control: whoever hears nothing misses all"
+    )
+    assert len(answers) == 1
+    with torch.no_grad():
+        assert "words_missed" not in task.loss(task.module, told)[1], "what is held out is asked for the truth"
+
+
+def test_once_something_has_begun_by_itself_the_teacher_is_not_asked(tmp_path):
+    path = tmp_path / "0.safetensors"
+    write_latents(path, replace(make_latents(0), happens=(Event(1 + 4 * 5, "a door opens"),)))
+    teacher = world_task([path]).module
+    batch = world_task([path], batch=32, keep=1.0, no_text=0.0, teacher=teacher).batch(0)
+    opened = (batch.words == tokenize(["a room with a sofa. a door opens."], 12)).all(1)
+    assert bool(opened.any()) and not bool(opened.all()) and torch.equal(batch.taught, ~opened)
 
 
 def _pair(folder, moving):

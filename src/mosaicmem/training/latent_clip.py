@@ -114,3 +114,9 @@ def read_setting(path: Path) -> tuple[bytes, str, bool]:
     words, tensors = read_tensors(path, LATENT_VERSION, only=("viewmats", "moving"))
     common = repr((words["caption"], words["event_frame"])).encode() + tensors["viewmats"].numpy().tobytes()
     return common, repr((words["event"], told(words))), "moving" in tensors
+
+
+def read_words(path: Path) -> tuple[str, tuple[Event, ...]]:
+    """What happens on demand in an encoded clip, or "", and by itself. Reads no latents."""
+    words, _ = read_tensors(path, LATENT_VERSION, only=())
+    return words["event"], told(words)

@@ -2,6 +2,8 @@
 
 Two of them are asked about one window, which begins where they part: they look alike up to its anchor, and memory shows
 only what they have in common. So nothing but the words says which is which.
+
+What words change can also be kept: one window is then told other things, and a teacher says what each of them changes.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ import torch
 
 from mosaicmem._shapes import Float, Int64, Tensor
 from mosaicmem.errors import ConfigError
-from mosaicmem.training.latent_clip import LatentClip, read_latents, read_setting
+from mosaicmem.training.latent_clip import LatentClip, read_latents, read_setting, read_words
 
 TWINS = 2
 """Clips of one world that a step compares."""
+RETOLD = 3
+"""Things that one window is told: nothing, and two that might happen."""
 ALIKE = 1e-4
 """Mean square difference of two latents, whose spread is 1, up to which they show the same."""
+FAINT = 5e-4
+"""Mean square of what words change, below which missing it counts less."""
 _TRIES = 200  # pairs drawn before none is found to part
 
 
@@ -125,22 +131,49 @@ def families(paths: Sequence[Path], *, moving: bool = False) -> list[list[Path]]
     return found
 
 
-def deal(batch: int, twins: int, rank: int, world_size: int) -> list[int]:
-    """Samples of a step that a rank makes, as many as every other; twins stay together.
-
-    Args:
-        twins: The first so many samples are twins, two and two.
+def other_words(paths: Sequence[Path]) -> tuple[list[Path], dict[str, list[str]]]:
+    """Clips in which something happens on demand, and nothing by itself, that could have happened in another way; and
+    for what happens all that might: what happens to the same thing, the second word, in any such clip.
 
     Raises:
-        ConfigError: if a rank would have more twins than samples.
+        ConfigError: if there are none.
+    """
+    told = {path: event for path in paths for event, happens in [read_words(path)] if event and not happens}
+    things: dict[str, set[str]] = {}
+    for event in told.values():
+        things.setdefault(_thing(event), set()).add(event)
+    words = {event: sorted(things[_thing(event)]) for event in told.values() if len(things[_thing(event)]) > 1}
+    if not words:
+        raise ConfigError(
+            f"retold: in none of the {len(paths)} clips something happens that happens in another way elsewhere; "
+            "render some with `mosaicmem train data`, or give retold = 0"
+        )
+    return [path for path, event in told.items() if event in words], words
+
+
+def _thing(event: str) -> str:
+    """ "ball" of "the ball turns blue"."""
+    return " ".join(event.split()[1:2])
+
+
+def deal(batch: int, sets: Sequence[int], rank: int, world_size: int) -> list[int]:
+    """Samples of a step that a rank makes, as many as every other; those of a set stay together.
+
+    Args:
+        sets: The first samples come in sets of so many each.
+
+    Raises:
+        ConfigError: if a rank would have more samples of sets than samples.
     """
     hands: list[list[int]] = [[] for _ in range(world_size)]
-    for i in range(0, twins, TWINS):
-        hands[i // TWINS % world_size] += range(i, i + TWINS)
+    at = 0
+    for size in (*sets, *[1] * (batch - sum(sets))):
+        hand = min(hands, key=len)
+        hand += range(at, at + size)
+        at += size
     if max(map(len, hands)) > batch // world_size:
-        raise ConfigError(f"{twins} twins of {batch} samples do not fit on {world_size} ranks; give a larger batch")
-    for i in range(twins, batch):
-        min(hands, key=len).append(i)
+        raise ConfigError(f"sets of {', '.join(map(str, sets))} of {batch} samples do not fit on {world_size} ranks; "
+                          "give a larger batch")  # fmt: skip
     return hands[rank]
 
 
@@ -161,3 +194,27 @@ def twins_apart(error: Float[Tensor, "b c g h w"], twins: Int64[Tensor, " b"]) -
             alike = error[twins == number]
             total = total + (alike - alike.mean(0)).square().sum()
     return total / error.numel()
+
+
+def louder(answer: Float[Tensor, "b c g h w"], sets: Int64[Tensor, " b"], times: float) -> Float[Tensor, "b c g h w"]:
+    """Answers in which what sets do not have in common counts so often; those of no set (-1) as they are."""
+    out = answer.clone()
+    for number in sets.unique().tolist():
+        if number >= 0:
+            common = answer[sets == number].mean(0)
+            out[sets == number] = torch.lerp(common.expand_as(answer[sets == number]), answer[sets == number], times)
+    return out
+
+
+def words_missed(
+    error: Float[Tensor, "b c g h w"], target: Float[Tensor, "b c g h w"], sets: Int64[Tensor, " b"]
+) -> Float[Tensor, ""]:
+    """What errors of a set do not have in common, for one of what its targets do not, squared: 0 where words change
+    what they should, 1 where they change nothing. The mean over sets; what words change of a ball is a hundredth of
+    what they change of a light, and counts as much."""
+    shares = [
+        twins_apart(error[sets == k], sets[sets == k]) / (twins_apart(target[sets == k], sets[sets == k]) + FAINT)
+        for k in sets.unique().tolist()
+        if k >= 0
+    ]
+    return torch.stack(shares).mean() if shares else error.new_zeros(())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mosaicmem._shapes import Float, Int64, Tensor
+from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.diffusion.flow import add_noise, draw_sigma, flow_loss, x0_from
 from mosaicmem.errors import ConfigError, refuse
 from mosaicmem.geometry.cameras import Cameras
@@ -32,9 +32,20 @@ from mosaicmem.ops.prope import TokenCameras
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.distributed import on_device, sixteen_bits
 from mosaicmem.training.latent_clip import LatentClip, read_latents
-from mosaicmem.training.twins import TWINS, deal, draw_twin, families, shared_moving, twins_apart
+from mosaicmem.training.twins import (
+    RETOLD,
+    TWINS,
+    deal,
+    draw_twin,
+    families,
+    louder,
+    other_words,
+    shared_moving,
+    twins_apart,
+    words_missed,
+)
 from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
-from mosaicmem.worlds.episodes import FPS
+from mosaicmem.worlds.episodes import FPS, Event, spoken
 
 BUSIEST_OF = 8
 """Windows that are drawn for a busy sample."""
@@ -68,8 +79,15 @@ class WorldTaskConfig:
         apart: What an error in how twins differ counts beside the error of each, in cells that show moving things.
             In the difference cancels what nobody can know, such as where a ball will be, and what words change is left.
         keep: Above 0, all samples but twins are asked for what the weights that training started from answer, instead
-            of for the truth, and count so often; where things move it stays the truth. Twins then teach what is new
-            and little else is forgotten (Li & Hoiem 2016, "Learning without Forgetting").
+            of for the truth, and count so often; where things move, and once something has begun by itself, it stays
+            the truth. Twins then teach what is new and little else is forgotten (Li & Hoiem 2016, "Learning without
+            Forgetting").
+        retold: Share of samples that come in threes: one window from nothing but noise, told that nothing happens and
+            two things that might, all asked for what the teacher answers. It needs `keep`, which alone keeps places
+            and lets go of words: what they say of a ball is a thousandth of an answer.
+        heard: What missing what the teacher's words change counts, see `training.twins.words_missed`.
+        louder: How many times what words change for the teacher they are to change here: more than 1 draws balls more
+            clearly than the teacher does.
         pixels: What an error in decoded frames counts beside one in latents, where the autoencoder can be
             differentiated.
         pixel_cells: Side of the square, in cells, of every latent that is decoded for it.
@@ -97,6 +115,9 @@ class WorldTaskConfig:
     twins: float = 0.0
     apart: float = 0.0
     keep: float = 0.0
+    retold: float = 0.0
+    heard: float = 0.3
+    louder: float = 1.0
     pixels: float = 10.0
     pixel_cells: int = 8
     shift: float = 2.0
@@ -105,23 +126,24 @@ class WorldTaskConfig:
     def __post_init__(self) -> None:
         whole = ("batch", "latents", "max_keyframes", "pixel_cells")
         shares = ("past", "no_memory", "no_cameras", "no_text", "recent", "future", "echo", "degrade", "rehearse")
-        counts = ("depth_error", "moving", "apart", "keep", "pixels")
+        shares += ("event", "busy", "twins", "retold")
+        counts = ("depth_error", "moving", "apart", "keep", "heard", "louder", "pixels")
         most = self.moving_most
-        told = {name: getattr(self, name) for name in (*whole, *shares, "event", "busy", "twins", *counts)}
+        told = {name: getattr(self, name) for name in (*whole, *shares, *counts)}
         refuse(
             *((told[name] < 1, f"{name} = {told[name]}: expected 1 or more") for name in whole),
-            *(
-                (not 0 <= told[name] <= 1, f"{name} = {told[name]}: expected 0 to 1")
-                for name in (*shares, "event", "busy", "twins")
-            ),
+            *((not 0 <= told[name] <= 1, f"{name} = {told[name]}: expected 0 to 1") for name in shares),
             *((not 0 <= told[name] < math.inf, f"{name} = {told[name]}: expected 0 or more") for name in counts),
             (not 0 < self.shift < math.inf, f"shift = {self.shift}: expected more than 0"),
             (most is not None and not 0 < most < math.inf, f"moving_most = {most}: expected more than 0, or none"),
             (self.seed < 0, f"seed = {self.seed}: expected 0 or more"),
         )
-        few = f"twins = {self.twins} of a batch of {self.batch}: gives no {TWINS} samples; give more of either"
+        few = "{} = {} of a batch of {}: gives no {} samples; give more of either"
         refuse(
-            (self.twins > 0 and self.twins * self.batch < TWINS, few),
+            (0 < self.twins * self.batch < TWINS, few.format("twins", self.twins, self.batch, TWINS)),
+            (0 < self.retold * self.batch < RETOLD, few.format("retold", self.retold, self.batch, RETOLD)),
+            (self.retold > 0 and self.keep == 0, f"retold = {self.retold}: keeps what words change; give keep too"),
+            (self.twins + self.retold > 1, f"twins = {self.twins}, retold = {self.retold}: expected 1 together"),
             (self.apart > 0 and self.twins == 0, f"apart = {self.apart}: counts how twins differ; give twins too"),
             (self.apart > 0 and self.moving == 0, f"apart = {self.apart}: counts what moves; give moving above 0"),
         )
@@ -140,6 +162,8 @@ class WorldBatch:
     memory: MemoryBatch | None
     cameras: TokenCameras
     twins: Int64[Tensor, " b"]  # samples of one number are twins; -1 has none
+    retold: Int64[Tensor, " b"]  # samples of one number are one window that is told different things; -1 is told one
+    taught: Bool[Tensor, " b"]  # whether a teacher is asked
     past: Float[Tensor, "b c h w"] | None = None
 
 
@@ -176,15 +200,18 @@ class WorldTask:
         if self.settings.keep and teacher is None:
             raise ConfigError(f"keep = {self.settings.keep}: keeps what weights answer; give some to start from")
         self._teacher = teacher.eval().requires_grad_(False) if teacher and self.settings.keep else None
-        twins = self.settings.twins
-        self._families = families(self._paths, moving=self.settings.apart > 0) if twins else []
-        self._twins = TWINS * (int(twins * self.settings.batch) // TWINS)  # the first so many samples of a step
+        cfg = self.settings
+        self._families = families(self._paths, moving=cfg.apart > 0) if cfg.twins else []
+        self._eventful, self._other_words = other_words(self._paths) if cfg.retold else ([], {})
+        self._twins = TWINS * (int(cfg.twins * cfg.batch) // TWINS)  # the first so many samples of a step
+        self._retold = RETOLD * (int(cfg.retold * cfg.batch) // RETOLD)  # those that follow
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> WorldBatch:
         """The samples of a step that belong to a rank: a function of seed, step and rank, and of the weights where
         the model rehearses."""
         first = step * self.settings.batch
-        members = deal(self.settings.batch, self._twins, rank, world_size)
+        sets = [TWINS] * (self._twins // TWINS) + [RETOLD] * (self._retold // RETOLD)
+        members = deal(self.settings.batch, sets, rank, world_size)
         return self._collate([self._sample(self._paths, first + i) for i in members])
 
     def samples(self, indices: Sequence[int], *, held_out: bool = False) -> tuple[list[dict[str, Any]], WorldBatch]:
@@ -215,6 +242,11 @@ class WorldTask:
             differ = twins_apart(beyond.sqrt() * (guess - x0), batch.twins)
             loss = loss + self.settings.apart * differ
             metrics["apart"] = float(differ.detach())
+        if self._retold and torch.is_grad_enabled():
+            scale = (weight * batch.weight).sqrt()
+            missed = words_missed(scale * (guess - x0), scale * x0, batch.retold)
+            loss = loss + self.settings.heard * missed
+            metrics["words_missed"] = float(missed.detach())
         if self._decoder is not None:
             side = self.settings.pixel_cells if torch.is_grad_enabled() else max(x0.shape[-2:])
             flat = [z.transpose(1, 2).flatten(0, 1) for z in (guess, x0, cells)]
@@ -228,14 +260,15 @@ class WorldTask:
 
     @torch.no_grad()
     def _kept(self, teacher: WorldNetwork, batch: WorldBatch, noisy: Tensor) -> tuple[Tensor, Tensor]:
-        """What is asked for, and what its cells count, where a teacher answers for all samples but twins."""
-        x0, alone = batch.latents[:, :, 1:], (batch.twins < 0)[:, None, None, None, None]
+        """What is asked for, and what its cells count, where a teacher answers for some samples."""
+        x0, sigma = batch.latents[:, :, 1:], batch.sigma[:, None, None, None, None]
+        taught, retold = (of[:, None, None, None, None] for of in (batch.taught, batch.retold >= 0))
         teacher = teacher.to(x0.device)
-        taught = x0_from(
-            _answer(teacher, batch, noisy), noisy, batch.sigma[:, None, None, None, None], teacher.config.prediction
-        )
-        target = torch.lerp(taught, x0, batch.moving)
-        return torch.where(alone, target, x0), torch.where(alone, self.settings.keep, 1.0) * batch.weight
+        answer = x0_from(_answer(teacher, batch, noisy), noisy, sigma, teacher.config.prediction)
+        answer = louder(answer, batch.retold, self.settings.louder)
+        true = torch.where(retold, 0.0, batch.moving)  # nobody filmed what might have happened
+        target = torch.where(taught, torch.lerp(answer, x0, true), x0)
+        return target, torch.where(taught, self.settings.keep, 1.0) * batch.weight
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
@@ -269,6 +302,8 @@ class WorldTask:
         cfg = self.settings
         step_number, member = divmod(index, cfg.batch)
         twins = member // TWINS if not plain and member < self._twins else -1
+        later = member - self._twins
+        retold = later // RETOLD if not plain and 0 <= later < self._retold else -1
         # one for a whole step: samples with memory of one kind have about as many tokens, and need little padding
         step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step_number)
         alignment = "mixture" if plain else draw_alignment(step)
@@ -277,6 +312,9 @@ class WorldTask:
         if twins >= 0:
             rng = np.random.default_rng((cfg.seed, step_number, twins))
             clip, start, common = draw_twin(self._families, member % TWINS, cfg.latents, int(with_past), rng)
+        elif retold >= 0:
+            rng = np.random.default_rng((cfg.seed, step_number, self._twins + retold))
+            clip, start = self._drawn(self._eventful, rng, int(with_past), BUSIEST_OF)
         else:
             rng = np.random.default_rng((cfg.seed, index))
             busy = not plain and cfg.busy > 0 and rng.random() < cfg.busy
@@ -284,12 +322,22 @@ class WorldTask:
         generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
         history = clip.echo if not plain and rng.random() < cfg.echo else clip.image
         groups = clip.groups
-        if not plain and twins < 0 and rng.random() < cfg.rehearse:
+        if not plain and twins < 0 and retold < 0 and rng.random() < cfg.rehearse:
             history, groups = self._rehearsed(clip, history, start, rng, generator)
         past = groups[start - 1] if with_past else None
-        sample = self._window(clip, history, start, rng, generator, plain, alignment, past, common) | {"twins": twins}
-        # twins without words would be one question with two answers, and the first look settles what words change
-        return sample if twins < 0 else sample | {"prompt": clip.prompt(start), "sigma": torch.ones(())}
+        sample = self._window(clip, history, start, rng, generator, plain, alignment, past, common)
+        if twins < 0 and retold < 0:
+            begun = any(frame <= STEP * (start + 1) for frame, _ in clip.happens)
+            return sample | {"taught": not plain and cfg.keep > 0 and not begun}
+        told = clip.prompt(start) if twins >= 0 else self._retelling(clip, rng)[later % RETOLD]
+        # sets without words would be one question with two answers, and the first look settles what words change
+        return sample | {"prompt": told, "sigma": torch.ones(()), "twins": twins, "retold": retold, "taught": twins < 0}
+
+    def _retelling(self, clip: LatentClip, rng: np.random.Generator) -> list[str]:
+        """A clip's caption, and with two things that might happen."""
+        words = self._other_words[clip.event]
+        chosen = [words[int(k)] for k in rng.choice(len(words), RETOLD - 1, replace=False)]
+        return [clip.caption, *(spoken(clip.caption, [Event(0, text)], 0) for text in chosen)]
 
     def _drawn(
         self, paths: list[Path], rng: np.random.Generator, first: int, many: int
@@ -422,6 +470,8 @@ class WorldTask:
             batch if len(batch) else None,
             cameras,
             twins,
+            torch.tensor([s.get("retold", -1) for s in samples]),
+            torch.tensor([s.get("taught", False) for s in samples]),
             torch.stack(past) if past else None,
         )
 
