@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.training.clips import CHANNELS, FRAMES, GRID, MICRO, make_latents, micro_vae, world_task, write_world
 
+from mosaicmem.diffusion.flow import add_noise, x0_from
 from mosaicmem.errors import ConfigError
 from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, subframe_width
@@ -21,7 +22,7 @@ from mosaicmem.models.text import tokenize
 from mosaicmem.training import world_task as module
 from mosaicmem.training.cache import STEP
 from mosaicmem.training.latent_clip import read_latents, write_latents
-from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
+from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss, wrong
 from mosaicmem.training.world_task import WorldTaskConfig, _window_start, choose_keyframes
 from mosaicmem.worlds.episodes import Event
 
@@ -813,13 +814,26 @@ def test_a_window_is_retold_and_the_teacher_answers_what_words_change(tmp_path):
         assert "words_missed" not in task.loss(task.module, told)[1], "what is held out is asked for the truth"
 
 
-def test_once_something_has_begun_by_itself_the_teacher_is_not_asked(tmp_path):
+def test_once_something_has_begun_by_itself_the_truth_counts_where_the_teacher_is_wrong(tmp_path):
     path = tmp_path / "0.safetensors"
     write_latents(path, replace(make_latents(0), happens=(Event(1 + 4 * 5, "a door opens"),)))
     teacher = world_task([path]).module
-    batch = world_task([path], batch=32, keep=1.0, no_text=0.0, teacher=teacher).batch(0)
+    task = world_task([path], batch=32, keep=1.0, no_text=0.0, teacher=teacher)
+    task.module.load_state_dict(teacher.state_dict())
+    batch = task.batch(0)
     opened = (batch.words == tokenize(["a room with a sofa. a door opens."], 12)).all(1)
-    assert bool(opened.any()) and not bool(opened.all()) and torch.equal(batch.taught, ~opened)
+    assert bool(opened.any()) and not bool(opened.all()) and torch.equal(batch.begun, opened)
+    still = replace(batch, moving=torch.zeros_like(batch.moving))
+    before, after = (_rows(still, of.nonzero().squeeze(1).tolist()) for of in (~opened, opened))
+    assert float(task.loss(task.module, before)[0].detach()) < 1e-9, "where nothing has begun the teacher is right"
+    assert float(task.loss(task.module, after)[0].detach()) > 0.01, "where something has, it can be wrong"
+    sigma, x0 = after.sigma[:, None, None, None, None], after.latents[:, :, 1:]
+    noisy = add_noise(x0, after.noise, sigma)
+    with torch.no_grad():
+        answer = x0_from(module._answer(teacher, after, noisy), noisy, sigma, teacher.config.prediction)
+    near, same_start = answer + 0.01, after.noise + (1 - sigma) / sigma * (x0 - answer - 0.01)
+    right = replace(after, latents=torch.cat([after.latents[:, :, :1], near], 2), noise=same_start)
+    assert float(task.loss(task.module, right)[0].detach()) < 1e-6, "and is asked wherever it is right"
 
 
 def _pair(folder, moving):
@@ -863,3 +877,19 @@ def test_a_model_that_ignores_words_pays_for_it_apart(tmp_path):
     after = float((batch.moving > 0).any(-1).any(-1).double().mean())
     assert math.isclose(ignored["apart"], after * 8 * 0.5 / 2 / 4, rel_tol=0.02) and "apart" not in none
     assert math.isclose(float(loss - plain), 2.0 * metrics["apart"], rel_tol=1e-3)
+
+
+def test_wrong_is_another_thing_and_no_detail():
+    error = torch.zeros(2, 3, 2, 6, 6)
+    error[0, :, 0, 2:5, 2:5] = 2.0
+    error[1] = 0.15
+    found = wrong(error)
+    assert found.shape == (2, 1, 2, 6, 6) and float(found[1].max()) < 1e-6
+    assert float(found[0, 0, 0, 3, 3]) == 1.0 and not bool(found[0, 0, 1].any()), "each latent by itself"
+    corner = (2.0 / 9 - 0.15) / 0.3  # one cell of nine
+    assert math.isclose(float(found[0, 0, 0, 1, 1]), corner, rel_tol=1e-5) and not bool(found[0, 0, 0, 0].any())
+    border = torch.zeros(1, 1, 1, 4, 4)
+    border[..., 0] = 0.45
+    assert math.isclose(float(wrong(border)[0, 0, 0, 1, 0]), (0.3 - 0.15) / 0.3, rel_tol=1e-5), (
+        "a border is its own neighbour"
+    )

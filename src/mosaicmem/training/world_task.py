@@ -44,7 +44,7 @@ from mosaicmem.training.twins import (
     twins_apart,
     words_missed,
 )
-from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss
+from mosaicmem.training.weights import cell_weights, channel_weights, pixel_loss, wrong
 from mosaicmem.worlds.episodes import FPS, Event, spoken
 
 BUSIEST_OF = 8
@@ -79,9 +79,9 @@ class WorldTaskConfig:
         apart: What an error in how twins differ counts beside the error of each, in cells that show moving things.
             In the difference cancels what nobody can know, such as where a ball will be, and what words change is left.
         keep: Above 0, all samples but twins are asked for what the weights that training started from answer, instead
-            of for the truth, and count so often; where things move, and once something has begun by itself, it stays
-            the truth. Twins then teach what is new and little else is forgotten (Li & Hoiem 2016, "Learning without
-            Forgetting").
+            of for the truth, and count so often; where things move, and once something has begun by itself wherever
+            these weights are wrong, it stays the truth. Twins then teach what is new and little else is forgotten
+            (Li & Hoiem 2016, "Learning without Forgetting").
         retold: Share of samples that come in threes: one window from nothing but noise, told that nothing happens and
             two things that might, all asked for what the teacher answers. It needs `keep`, which alone keeps places
             and lets go of words: what they say of a ball is a thousandth of an answer.
@@ -164,6 +164,7 @@ class WorldBatch:
     twins: Int64[Tensor, " b"]  # samples of one number are twins; -1 has none
     retold: Int64[Tensor, " b"]  # samples of one number are one window that is told different things; -1 is told one
     taught: Bool[Tensor, " b"]  # whether a teacher is asked
+    begun: Bool[Tensor, " b"]  # whether something has begun by itself
     past: Float[Tensor, "b c h w"] | None = None
 
 
@@ -234,7 +235,7 @@ class WorldTask:
         weight = channel_weights(module.gain[1])[:, None, None, None]
         cells = batch.weight
         if self._teacher is not None and torch.is_grad_enabled():  # held-out windows are asked for the truth
-            x0, cells = self._kept(self._teacher, batch, noisy)
+            x0, cells = self._kept(self._teacher, batch, noisy, weight)
         loss = flow_loss(guess, x0, batch.noise, sigma, "x0", weight=weight * cells)
         metrics: dict[str, float] = {}
         if self._twins and self.settings.apart:
@@ -259,14 +260,15 @@ class WorldTask:
         return loss, {"x0_error_high": float(error), **metrics}
 
     @torch.no_grad()
-    def _kept(self, teacher: WorldNetwork, batch: WorldBatch, noisy: Tensor) -> tuple[Tensor, Tensor]:
+    def _kept(self, teacher: WorldNetwork, batch: WorldBatch, noisy: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """What is asked for, and what its cells count, where a teacher answers for some samples."""
         x0, sigma = batch.latents[:, :, 1:], batch.sigma[:, None, None, None, None]
-        taught, retold = (of[:, None, None, None, None] for of in (batch.taught, batch.retold >= 0))
+        taught, retold, begun = (of[:, None, None, None, None] for of in (batch.taught, batch.retold >= 0, batch.begun))
         teacher = teacher.to(x0.device)
         answer = x0_from(_answer(teacher, batch, noisy), noisy, sigma, teacher.config.prediction)
         answer = louder(answer, batch.retold, self.settings.louder)
         true = torch.where(retold, 0.0, batch.moving)  # nobody filmed what might have happened
+        true = torch.where(begun, torch.maximum(true, wrong(weight * (answer - x0).square())), true)
         target = torch.where(taught, torch.lerp(answer, x0, true), x0)
         return target, torch.where(taught, self.settings.keep, 1.0) * batch.weight
 
@@ -328,7 +330,7 @@ class WorldTask:
         sample = self._window(clip, history, start, rng, generator, plain, alignment, past, common)
         if twins < 0 and retold < 0:
             begun = any(frame <= STEP * (start + 1) for frame, _ in clip.happens)
-            return sample | {"taught": not plain and cfg.keep > 0 and not begun}
+            return sample | {"taught": not plain and cfg.keep > 0, "begun": begun}
         told = clip.prompt(start) if twins >= 0 else self._retelling(clip, rng)[later % RETOLD]
         # sets without words would be one question with two answers, and the first look settles what words change
         return sample | {"prompt": told, "sigma": torch.ones(()), "twins": twins, "retold": retold, "taught": twins < 0}
@@ -472,6 +474,7 @@ class WorldTask:
             twins,
             torch.tensor([s.get("retold", -1) for s in samples]),
             torch.tensor([s.get("taught", False) for s in samples]),
+            torch.tensor([s.get("begun", False) for s in samples]),
             torch.stack(past) if past else None,
         )
 
