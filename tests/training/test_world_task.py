@@ -816,6 +816,19 @@ def test_a_window_is_retold_and_the_teacher_answers_what_words_change(tmp_path):
         assert "words_missed" not in task.loss(task.module, told)[1], "what is held out is asked for the truth"
 
 
+def test_ranks_with_more_retold_windows_or_fewer_err_together_as_one_would(tmp_path):
+    paths = _pair(tmp_path, torch.rand(12, 4, 4))
+    teacher = world_task(paths).module
+    with torch.no_grad():
+        for tensor in teacher.parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    task = world_task(paths, batch=12, retold=0.75, keep=2.0, heard=50.0, teacher=teacher)
+    parts = [task.batch(2, rank, 2) for rank in range(2)]
+    assert [part.retold.unique().tolist() for part in parts] == [[0, 2], [-1, 1]], "two sets here, one there"
+    (whole, _), (one, _), (two, _) = (task.loss(task.module, batch) for batch in (task.batch(2), *parts))
+    torch.testing.assert_close((one + two) / 2, whole)
+
+
 def test_once_something_has_begun_by_itself_the_truth_counts_where_the_teacher_is_wrong(tmp_path):
     path = tmp_path / "0.safetensors"
     write_latents(path, replace(make_latents(0), happens=(Event(1 + 4 * 5, "a door opens"),)))

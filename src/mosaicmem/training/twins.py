@@ -152,7 +152,7 @@ def other_words(paths: Sequence[Path]) -> tuple[list[Path], dict[str, list[str]]
 
 
 def _thing(event: str) -> str:
-    """ "ball" of "the ball turns blue"."""
+    """What it happens to: ball, where the ball turns blue."""
     return " ".join(event.split()[1:2])
 
 

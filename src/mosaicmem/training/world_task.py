@@ -85,7 +85,7 @@ class WorldTaskConfig:
         retold: Share of samples that come in threes: one window from nothing but noise, told that nothing happens and
             two things that might, all asked for what the teacher answers. It needs `keep`, which alone keeps places
             and lets go of words: what they say of a ball is a thousandth of an answer.
-        heard: What missing what the teacher's words change counts, see `training.twins.words_missed`.
+        heard: What missing what the teacher's words change counts in these samples, see `training.twins.words_missed`.
         louder: How many times what words change for the teacher they are to change here: more than 1 draws balls more
             clearly than the teacher does.
         pixels: What an error in decoded frames counts beside one in latents, where the autoencoder can be
@@ -116,7 +116,7 @@ class WorldTaskConfig:
     apart: float = 0.0
     keep: float = 0.0
     retold: float = 0.0
-    heard: float = 0.3
+    heard: float = 1.0
     louder: float = 1.0
     pixels: float = 10.0
     pixel_cells: int = 8
@@ -246,7 +246,8 @@ class WorldTask:
         if self._retold and torch.is_grad_enabled():
             scale = (weight * batch.weight).sqrt()
             missed = words_missed(scale * (guess - x0), scale * x0, batch.retold)
-            loss = loss + self.settings.heard * missed
+            share = (batch.retold >= 0).float().mean()  # so that ranks with more sets or fewer count as one would
+            loss = loss + self.settings.heard * share * missed
             metrics["words_missed"] = float(missed.detach())
         if self._decoder is not None:
             side = self.settings.pixel_cells if torch.is_grad_enabled() else max(x0.shape[-2:])
