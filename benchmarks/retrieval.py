@@ -48,7 +48,7 @@ from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.io.world import WorldFile
 from mosaicmem.memory import Keyframe, Mosaic, PatchStore, RetrievalConfig, _choice_kernels, retrieve
-from mosaicmem.memory.pool import PatchPoints, candidates
+from mosaicmem.memory.pool import PatchPoints, Shown, candidates
 from mosaicmem.memory.reference import retrieve_reference
 from mosaicmem.memory.window_reference import key_views
 
@@ -152,7 +152,7 @@ def build(size: int, clock: Clock, dtype: torch.dtype = torch.float32) -> tuple[
     return store, length, inserts
 
 
-def plain_shows(points: PatchPoints, groups: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def plain_shows(points: PatchPoints, groups: list[int]) -> Shown:
     """The twin of `PatchPoints.shows`: every patch of every candidate, one after the other, without blocks."""
     store, (m, n), s = points.store, points.grid.tokens, np.float32(points.grid.token_stride)
     view, K = points.viewmat[:3].astype(np.float32), points.K.astype(np.float32)
@@ -182,7 +182,7 @@ def plain_shows(points: PatchPoints, groups: list[int]) -> tuple[np.ndarray, np.
     for k in range(len(groups)):
         token, _, front, landed[k] = landing(k)
         seen[k, token[front <= np.float32(1 + points.tau) * zbuf[token]]] = 1
-    return np.packbits(seen, axis=1, bitorder="little").view(np.uint64), landed
+    return Shown(np.packbits(seen, axis=1, bitorder="little").view(np.uint64), landed, zbuf)
 
 
 def plain_window(store: PatchStore, views: Cameras) -> Mosaic:

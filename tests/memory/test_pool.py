@@ -8,15 +8,17 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras
+from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras, room_depth, turned
 from tests.memory.test_reference import random_store
 
 from mosaicmem.geometry.projection import pixel_centers, unproject
-from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels
-from mosaicmem.memory.pool import PatchPoints, columns
-from mosaicmem.memory.reference import pool_reference
+from mosaicmem.geometry.se3 import axis_angle, make_transform
+from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels, retrieve
+from mosaicmem.memory.mosaic import Reason
+from mosaicmem.memory.pool import WORTH_A_LOOK, PatchPoints, columns, thin
+from mosaicmem.memory.reference import pool_reference, thin_reference, witness_reference
 
 
 @given(st.integers(1, 30), st.integers(1, 52), st.integers(0, 10_000))
@@ -101,9 +103,103 @@ def test_a_coarse_patch_of_a_wall_at_a_slant_does_not_hide_who_stands_before_it(
     limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
     points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
     seen = torch.from_numpy(points.seen(list(range(len(store))))[0])
-    expected = pool_reference(store, view, GRID, config)
+    expected, _ = pool_reference(store, view, GRID, config)
     assert float((seen == expected).double().mean()) >= 0.999
     assert float(seen[-1].double().mean()) > 0.7  # nothing at all if patches hid what is behind their centres
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 30), st.integers(1, 200), st.integers(1, 16), st.integers(0, 10_000))
+def test_cover_picks_what_its_slow_twin_picks(groups: int, tokens: int, limit: int, seed: int) -> None:
+    """Groups that show much or little, some of equal worth, some twice, some nothing."""
+    random = np.random.default_rng(seed)
+    seen = random.random((groups, tokens)) < random.choice([0.0, 0.02, 0.2, 0.4, 0.6, 0.9], (groups, 1))
+    worth = random.integers(8, 17, groups) / 16  # so that sums are exact, and ties are ties
+    weights, order = random.choice([0.25, 1.0], groups), random.permutation(groups)
+    seen[-1], worth[-1] = seen[0], worth[0]
+    bits = np.zeros((groups, -(-tokens // 64) * 64), np.uint8)
+    bits[:, :tokens] = seen
+    shows = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
+    picked, some, missing = *np.zeros((2, groups), np.bool_), np.zeros(groups, np.int64)
+    much = WORTH_A_LOOK * tokens
+    found = _pool_kernels.cover(shows, worth, weights, order, limit, much, picked, missing, some)
+    expected = thin_reference(torch.from_numpy(seen), worth.tolist(), weights.tolist(), order.tolist(), limit)
+    assert found.tolist() == expected
+    assert picked.nonzero()[0].tolist() == sorted(expected)
+    np.testing.assert_array_equal(some, seen.any(1))
+    np.testing.assert_array_equal(missing, (seen & ~seen[expected].any(0)).sum(1))
+
+
+def test_all_that_is_shown_is_covered_before_anything_is_shown_again() -> None:
+    """One group shows all but a token, another that token alone, a third as much as the first, a fourth a sliver."""
+    seen = torch.zeros(4, 128, dtype=torch.bool)
+    seen[0, 1:] = seen[2, 1:] = seen[3, 5] = seen[1, 0] = True
+    found = thin_reference(seen, [1.0, 0.6, 0.9, 0.9], [1.0] * 4, [0, 1, 2, 3], 4)
+    assert found == [0, 1, 2], "the sliver adds too little to be looked at again"
+    assert thin_reference(seen, [0.9, 0.6, 1.0, 0.9], [1.0] * 4, [0, 1, 2, 3], 4) == [2, 1, 0], "better witnesses first"
+    assert thin_reference(seen, [0.9, 0.6, 1.0, 0.9], [1.0, 1.0, 0.5, 1.0], [0, 1, 2, 3], 2) == [0, 2], "by weight"
+
+
+def test_a_witness_is_worth_what_its_slow_twin_says() -> None:
+    """From beside the view, from behind, with a longer lens, which magnifies less, moved and scaled by an edit, and
+    hidden by others."""
+    cams = [camera(at=(0.05 * i, 0.02 * i, -0.3 * i)) for i in range(5)] + [camera(f=170.0, at=(0, 0, -0.6))]
+    frames = [keyframe(room_depth(cam).float(), cam, frame=i) for i, cam in enumerate(cams)]
+    turn = axis_angle(torch.tensor([0.1, 1, 0]).double(), torch.tensor(0.2).double())
+    moved = make_transform(1.3 * turn, torch.tensor([0.1, 0, 0.2]).double())
+    places = [*(cam.c2w[0] for cam in cams), moved @ cams[2].c2w[0], cams[3].c2w[0]]
+    frames += [frames[2], keyframe(9 * room_depth(cams[3]).float(), cams[3], frame=9)]
+    store = PatchStore.from_groups(
+        [Group(f, at, None, i) for i, (f, at) in enumerate(zip(frames, places, strict=True))]
+    )
+    view, config = camera(at=(0.01, 0.0, 0.02)), RetrievalConfig()
+    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
+    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    groups, theta = np.arange(len(store)), float(np.deg2rad(config.view_angle))
+    found = points.worth(groups, points.shows(groups), theta)
+    seen, depth = pool_reference(store, view, GRID, config)
+    expected = [witness_reference(store.group(k), seen[k], depth, view, GRID, config) for k in range(len(store))]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert expected[-1] == 0 and expected[0] > 0.7, expected
+    assert expected[0] > expected[1] > expected[2] > expected[3] > expected[4], expected
+    assert expected[5] > expected[2], "as far away as that, but through a longer lens"
+
+
+def test_who_stood_nearby_is_looked_at_among_many_who_saw_more() -> None:
+    """Frames from far behind show all of a view; the one that looked about on the spot shows best what it shows."""
+    near, store = turned(0.2), PatchStore.empty()
+    for i in range(20):
+        far = camera(at=(0.0, 0.0, -1.0 - 0.01 * i))
+        store = store.insert(keyframe(room_depth(far).float(), far, frame=i))
+    store = store.insert(keyframe(room_depth(near).float(), near, frame=20))
+    view, config = camera(), RetrievalConfig(max_sources=1, pool=1)
+    assert retrieve(store, view, GRID, config).picked == ((20,),)
+    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
+    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    shown = points.seen(np.arange(21))[0].sum(1)
+    assert shown[20] < shown[:20].max(), "control: by the number of tokens alone it would not be"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_of_many_who_show_the_same_are_looked_at(seed: int) -> None:
+    """Frames of a walk: those that add a token or a fiftieth of the view, as the twin over all pairs says."""
+    store, g = PatchStore.empty(), torch.Generator().manual_seed(seed)
+    for i in range(24):
+        x, z = (0.3 * torch.randn(2, generator=g)).tolist()
+        cam = camera(at=(x, 0.0, z))
+        store = store.insert(keyframe(room_depth(cam).float(), cam, frame=i))
+    view, config, groups = camera(), RetrievalConfig(), np.arange(24)
+    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
+    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    theta, decisions, gains = float(np.deg2rad(config.view_angle)), np.zeros(24, np.int8), np.zeros(24, np.float32)
+    found = thin(points, groups, 24, theta, np.ones(24), groups, decisions, gains)
+    seen, depth = pool_reference(store, view, GRID, config)
+    worth = [witness_reference(store.group(k), seen[k], depth, view, GRID, config) for k in range(24)]
+    assert found.tolist() == thin_reference(seen, worth, [1.0] * 24, list(range(24)), 24)
+    left = np.setdiff1d(groups, found)
+    assert len(left) > 8
+    assert np.isin(decisions[left], [Reason.duplicate, Reason.hidden, Reason.outside]).all()
+    assert not gains[left].any(), "nothing is lost to a budget"
 
 
 def test_columns_are_those_of_the_store_that_is_asked() -> None:

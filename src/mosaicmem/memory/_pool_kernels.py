@@ -408,43 +408,129 @@ def _ones(x):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def cover(shows, weight, order, limit, picked, missing, some):
-    """The groups, at most `limit`, that together show most tokens, each with the largest gain times `weight`.
+def _points(depth, n, focal, principal, stride, points):
+    """`points [3 64*w]`: those of the tokens at `depth [m*n]`, in the view's frame; nothing where there is none."""
+    points[:] = 0
+    for t in range(len(depth)):
+        d = depth[t] if depth[t] < np.inf else np.float32(0)
+        points[0, t] = ((t % n + 0.5) * stride - principal[0]) / focal[0] * d
+        points[1, t] = ((t // n + 0.5) * stride - principal[1]) / focal[1] * d
+        points[2, t] = d
 
-    Ties go to the earlier in `order`. Once nothing is left to gain, cover starts again. `shows [k w]` holds bits;
-    `picked [k]`, `missing [k]`, the tokens a group would still add to those picked, and `some [k]`, whether it shows
-    anything, are filled in.
+
+@njit(cache=True, error_model="numpy", nogil=True, fastmath={"reassoc"})
+@no_type_check
+def _sum(bits, values):
+    """The sum of those of 64 values whose bit is set."""
+    total = 0.0
+    for t in range(64):
+        total += values[t] * np.float64((bits >> np.uint64(t)) & np.uint64(1))
+    return total
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def witness(shows, depth, n, focal, principal, stride, centers, per_focal, theta, worth):
+    """`worth [k]`: how well each group shows the middle of the tokens that it shows, 0 where it shows none.
+
+    From 1/2 to 1, as `_landing_kernels.rate` has it of a cell: the middle is the mean of the tokens' points at
+    `depth [m*n]`, seen from `centers [k 3]`, the groups' cameras in the view's frame, with lenses of focal length
+    `1 / per_focal [k]`.
     """
     count, words = shows.shape
-    shown, ever = np.zeros(words, np.uint64), np.zeros(words, np.uint64)
-    bound = np.full(count, np.inf)
-    chosen = np.empty(min(limit, count), np.int64)
-    num, since = 0, 0
+    points, middle = np.empty((3, 64 * words)), np.empty(3)
+    _points(depth, n, focal, principal, stride, points)
+    for k in range(count):
+        middle[:] = 0
+        tokens = np.uint64(0)
+        for q in range(words):
+            bits = shows[k, q]
+            if bits:
+                tokens += _ones(bits)
+                for axis in range(3):
+                    middle[axis] += _sum(bits, points[axis, 64 * q : 64 * q + 64])
+        worth[k] = 0.0
+        if tokens:
+            x, y, z = middle[0] / tokens, middle[1] / tokens, middle[2] / tokens
+            dx, dy, dz = x - centers[k, 0], y - centers[k, 1], z - centers[k, 2]
+            far, away = math.sqrt(x * x + y * y + z * z), math.sqrt(dx * dx + dy * dy + dz * dz)
+            cx, cy, cz = y * dz - z * dy, z * dx - x * dz, x * dy - y * dx
+            angle = math.atan2(math.sqrt(cx * cx + cy * cy + cz * cz), x * dx + y * dy + z * dz)
+            worth[k] = 0.5 + 0.5 / ((1 + angle / theta) * max(1.0, away * per_focal[k] * focal[0] / far))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _shown_anew(shows, k, worth, chosen, num, held):
+    """What group `k` adds to how well tokens are shown, and how many it shows that nobody does: `held [num w]` are the
+    tokens that each of `chosen [num]` shows best, and behind them `held [-1]`, those that any shows."""
+    new = np.uint64(0)
+    for q in range(shows.shape[1]):
+        new += _ones(shows[k, q] & ~held[-1, q])
+    gain = worth[k] * new
+    for p in range(num):
+        better = worth[k] - worth[chosen[p]]
+        if better > 0:
+            tokens = np.uint64(0)
+            for q in range(shows.shape[1]):
+                tokens += _ones(shows[k, q] & held[p, q])
+            gain += better * tokens
+    return gain, new
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _hold(shows, worth, chosen, num, held):
+    """Give `chosen[num]` the tokens in `held` that it shows better than who holds them."""
+    k = chosen[num]
+    held[num] = shows[k]
+    for p in range(num):
+        for q in range(shows.shape[1]):
+            if worth[k] > worth[chosen[p]]:
+                held[p, q] &= ~shows[k, q]
+            else:
+                held[num, q] &= ~held[p, q]
+    for q in range(shows.shape[1]):
+        held[-1, q] |= shows[k, q]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def cover(shows, worth, weight, order, limit, much, picked, missing, some):
+    """The groups, at most `limit`, each the one that adds most times `weight`: the sum over tokens of `worth [k]` above
+    that of the best of those before it.
+
+    First those that add `much` or show a token that none before them shows; then from the start again, once, those that
+    add `much`. Ties go to the earlier in `order`. `shows [k w]` holds bits; `picked [k]`, `missing [k]`, the tokens a
+    group would still add to those picked, and `some [k]`, whether it shows anything, are filled in.
+    """
+    count, words = shows.shape
+    bound, chosen = np.full(count, np.inf), np.empty(min(limit, count), np.int64)
+    held, ever = np.zeros((len(chosen) + 1, words), np.uint64), np.zeros(words, np.uint64)
+    num, since, again = 0, 0, False  # picks in all, and before the start
     while num < len(chosen):
-        best, best_score = -1, 0.0
+        best, most = -1, 0.0
         for o in range(count):
             k = order[o]
-            if picked[k] or bound[k] <= best_score:
+            if picked[k] or bound[k] <= most:
                 continue
-            gain = np.uint64(0)
-            for q in range(words):
-                gain += _ones(shows[k, q] & ~shown[q])
+            gain, new = _shown_anew(shows, k, worth, chosen[since:], num - since, held)
             bound[k] = gain * weight[k]
-            if bound[k] > best_score:
-                best, best_score = k, bound[k]
+            if bound[k] > most and (gain >= much or (new > 0 and not again)):
+                best, most = k, bound[k]
         if best < 0:
-            if since == 0:
+            if again or num == 0:
                 break
-            since = 0
-            shown[:] = 0
-            bound[:] = np.inf
+            again, since = True, num
+            held[:], bound[:] = 0, np.inf
             continue
         picked[best] = True
         chosen[num] = best
-        num, since = num + 1, since + 1
+        _hold(shows, worth, chosen[since:], num - since, held)
+        num += 1
+    for p in range(num):
         for q in range(words):
-            shown[q] |= shows[best, q]
-            ever[q] |= shows[best, q]
+            ever[q] |= shows[chosen[p], q]
     for k in range(count):
         gain = anything = np.uint64(0)
         for q in range(words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ WORTH_A_THREAD = 3_000
 
 TURN = 4
 """Groups that one thread takes before the next one takes as many."""
+
+WORTH_A_LOOK = 0.02
+"""Share of a view's tokens that a group adds to be looked at cell by cell although others show all that it shows."""
 
 
 class Columns(NamedTuple):
@@ -80,6 +84,14 @@ def candidates(store: PatchStore, viewmat: Array, K: Array, grid: TokenGrid, nea
     return (inside & shown).nonzero()[0]
 
 
+class Shown(NamedTuple):
+    """What `k` groups show of a view, one point a patch."""
+
+    tokens: Array  # [k w] uint64, a bit a token in row order: shown in front of everything else
+    landed: Array  # [k] bool, whether any patch lands in the view
+    depth: Array  # [m*n] float32 nearest far side of a patch, infinity where none is
+
+
 @dataclass(frozen=True)
 class PatchPoints:
     """One point per patch, seen by one camera on the token grid.
@@ -104,12 +116,12 @@ class PatchPoints:
 
     def seen(self, groups: Array | list[int]) -> tuple[Array, Array]:
         """Tokens `[k m*n]` that each group shows in front of everything else, and whether it is in view `[k]`."""
-        shows, landed = self.shows(groups)
-        m, n = self.grid.tokens
-        return np.unpackbits(shows.view(np.uint8), axis=1, count=m * n, bitorder="little").astype(np.bool_), landed
+        shown, (m, n) = self.shows(groups), self.grid.tokens
+        seen = np.unpackbits(shown.tokens.view(np.uint8), axis=1, count=m * n, bitorder="little")
+        return seen.astype(np.bool_), shown.landed
 
-    def shows(self, groups: Array | list[int]) -> tuple[Array, Array]:
-        """`seen` with a bit a token: `[k w]` uint64 in row order."""
+    def shows(self, groups: Array | list[int]) -> Shown:
+        """`seen` with a bit a token, and how deep the view is."""
         from mosaicmem.memory import _pool_kernels
 
         (m, n), active = self.grid.tokens, np.asarray(groups, np.int64)
@@ -134,7 +146,8 @@ class PatchPoints:
             _pool_kernels.pool_zbuffer(*patches, eye, m, n, *arguments, zbufs[1 - part], tables[part], zbufs[part])
 
         for_each(nearest, parts, worth=parts > 1)
-        limit = np.float32(1 + np.float32(self.tau)) * zbufs.min(0)
+        depth = zbufs.min(0)
+        limit = np.float32(1 + np.float32(self.tau)) * depth
         _pool_kernels.window_maxima(limit, limit, n, tables[0])
 
         def visible(part: int) -> None:
@@ -143,7 +156,19 @@ class PatchPoints:
             _pool_kernels.pool_visible(*patches, eye, m, n, *arguments, limit, tables[0], landed, shows)
 
         for_each(visible, parts, worth=parts > 1)
-        return shows, landed
+        return Shown(shows, landed, depth)
+
+    def worth(self, groups: Array, shown: Shown, theta: float) -> Array:
+        """How good a witness each group is of the middle of what it shows, `[k]` from 1/2 to 1, or 0 if of nothing."""
+        from mosaicmem.memory import _pool_kernels
+
+        store, view = columns(self.store), self.viewmat
+        centers = store.places[groups, :3, 3] @ view[:3, :3].T + view[:3, 3]
+        lens = (self.K.diagonal()[:2].copy(), self.K[:2, 2].copy(), float(self.grid.token_stride))
+        worth, per_focal = np.empty(len(groups)), 1 / store.lenses[groups, 0, 0]
+        n = self.grid.tokens[1]
+        _pool_kernels.witness(shown.tokens, shown.depth, n, *lens, centers, per_focal, theta, worth)
+        return worth
 
     def _patches(self) -> tuple[Array, Array, Array]:
         return columns(self.store)[:3]
@@ -193,23 +218,29 @@ def thin(
     points: PatchPoints,
     groups: Array,
     limit: int,
+    theta: float,
     weights: Array,
     order: Array,
     decisions: Array,
     gains: Array,
 ) -> Array:
-    """The `limit` groups that together show most tokens; then most again, since a token is not all of its cells.
+    """At most `limit` groups to look at cell by cell: the choice of sources, made on points.
 
-    `decisions [g]` and `gains [g]` get the reason of those left out and the cells they would have added.
+    Each is the one that adds most: tokens that none before it shows, or shows as well. `theta` is the angle in radians
+    at which a second look is half as good. First all that is shown is covered, then again, by those that add much,
+    since a token is not all of its cells. `decisions [g]` and `gains [g]` get the reason of those left out and the
+    cells they would have added.
     """
     from mosaicmem.memory import _pool_kernels
 
-    shows, landed = points.shows(groups)
+    shown = points.shows(groups)
     picked, some, missing = *np.zeros((2, len(groups)), np.bool_), np.zeros(len(groups), np.int64)
-    chosen = _pool_kernels.cover(shows, weights, order, limit, picked, missing, some)
+    much = WORTH_A_LOOK * math.prod(points.grid.tokens)
+    worth = points.worth(groups, shown, theta)
+    chosen = _pool_kernels.cover(shown.tokens, worth, weights, order, limit, much, picked, missing, some)
     left = ~picked
     reason = np.where(missing > 0, Reason.budget, Reason.duplicate)
-    reason = np.where(some, reason, np.where(landed, Reason.hidden, Reason.outside))
+    reason = np.where(some, reason, np.where(shown.landed, Reason.hidden, Reason.outside))
     gains[groups[left]] = missing[left] * points.grid.patch**2
     decisions[groups[left]] = reason[left]
     return groups[chosen]

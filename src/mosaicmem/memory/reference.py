@@ -315,9 +315,10 @@ def retrieve_reference(
     if len(pool) > config.pool and among is not None:
         pool, gain_min = [g for g in pool if g in among], max(gain_min, SOME)
     elif len(pool) > config.pool:
-        seen = pool_reference(store, view, grid, config, pool)
+        seen, deep = pool_reference(store, view, grid, config, pool)
+        worth = [witness_reference(store.group(g), seen[k], deep, view, grid, config) for k, g in enumerate(pool)]
         order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))
-        pool = [pool[k] for k in thin_reference(seen, [all_weights[g] for g in pool], order, config.pool)]
+        pool = [pool[k] for k in thin_reference(seen, worth, [all_weights[g] for g in pool], order, config.pool)]
     if not pool:
         return ReferenceView(owner, source, uv, depth, covered, [], [], 0)
     groups, weights = [store.group(g) for g in pool], [all_weights[g] for g in pool]
@@ -381,8 +382,9 @@ def in_frustum(sphere: Float[Tensor, "4"], view: Cameras, near: float) -> bool:
 
 def pool_reference(
     store: PatchStore, view: Cameras, grid: TokenGrid, config: RetrievalConfig, groups: list[int] | None = None
-) -> Bool[Tensor, "g q"]:
-    """What each group (default: all) shows of each token, on one point per patch, by testing all pairs; float64.
+) -> tuple[Bool[Tensor, "g q"], Float[Tensor, " q"]]:
+    """What each group (default: all) shows of each token, on one point per patch, by testing all pairs, and how deep
+    the view is there; float64.
 
     A patch hides what lies behind its far side, and is seen where its near side is not hidden.
     """
@@ -408,22 +410,41 @@ def pool_reference(
     for g in groups:
         hits, _, front = landing(g)
         seen.append((hits & (front <= (1 + 2 * config.tau) * zbuf)).any(0))
-    return torch.stack(seen)
+    return torch.stack(seen), zbuf
 
 
-def thin_reference(seen: Bool[Tensor, "g q"], weights: list[float], order: list[int], limit: int) -> list[int]:
-    """The groups, at most `limit`, that show most tokens together; once nothing is left, from the start again."""
+def witness_reference(
+    group: Group, seen: Bool[Tensor, " q"], depth: Float[Tensor, " q"], view: Cameras, grid: TokenGrid,
+    config: RetrievalConfig,
+) -> float:  # fmt: skip
+    """How well a group shows the middle of the tokens that it shows, by the formula of `quality`; 0 if it shows none.
+    It is magnified as it stands farther off and as its lens is shorter."""
+    if not bool(seen.any()):
+        return 0.0
+    view = view.to(dtype=torch.float64)
+    points = unproject(grid.token_centers(torch.float64).reshape(-1, 2)[seen], depth[seen], view.Ks[0])
+    middle = se3.transform_points(view.c2w[0], points).mean(0)
+    to_view, to_source = middle - view.centers[0], middle - group.world_from_cam[:3, 3]
+    cosine = torch.nn.functional.cosine_similarity(to_view, to_source, dim=0).clamp(-1, 1)
+    rho = float(to_source.norm() / to_view.norm() * view.Ks[0, 0, 0] / group.keyframe.camera.Ks[0, 0, 0])
+    return 0.5 + 0.5 / ((1 + float(torch.rad2deg(torch.arccos(cosine))) / config.view_angle) * max(1.0, rho))
+
+
+def thin_reference(
+    seen: Bool[Tensor, "g q"], worth: list[float], weights: list[float], order: list[int], limit: int
+) -> list[int]:
+    """The groups, at most `limit`, each the one that adds most to how well tokens are shown: until none shows a token
+    that nobody shows and none adds a fiftieth of the view; then once more from the start, those that add as much."""
+    values = seen.double() * torch.tensor(worth, dtype=torch.float64)[:, None]
     chosen: list[int] = []
-    shown = torch.zeros_like(seen[0])
-    fresh = True
-    while len(chosen) < limit:
-        gains = [0 if k in chosen else int((seen[k] & ~shown).sum()) for k in range(len(seen))]
-        if not any(gains):
-            if fresh:
+    for first in (True, False):
+        shown = torch.zeros_like(values[0])
+        while len(chosen) < limit:
+            gains = (values - shown).clamp(min=0).sum(1)
+            new = first & (seen & (shown == 0)).any(1)
+            able = [k for k in order if k not in chosen and bool(new[k] | (gains[k] >= 0.02 * len(shown)))]
+            if not able:
                 break
-            shown, fresh = torch.zeros_like(shown), True
-            continue
-        best = max(order, key=lambda k: gains[k] * weights[k])
-        chosen.append(best)
-        shown, fresh = shown | seen[best], False
+            chosen.append(max(able, key=lambda k: float(gains[k]) * weights[k]))
+            shown = torch.maximum(shown, values[chosen[-1]])
     return chosen

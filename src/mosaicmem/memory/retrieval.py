@@ -37,7 +37,7 @@ class RetrievalConfig:
 
     Attributes:
         max_sources: Groups that one view may read from (n_max).
-        pool: Groups that are looked at cell by cell.
+        pool: Groups that are looked at cell by cell, at most; of more in sight, those are chosen that add most.
         max_tokens: Tokens a view may be given, or None for all that are covered; the best served stay.
         gain_min: A group must add this share of the view to be picked: cells newly shown, or shown better.
         near: Points nearer than this share of the memory's scale are not shown.

@@ -203,8 +203,8 @@ class _View:
         points = PatchPoints(
             call.store, self.viewmat, self.K, self.grid, call.near, reach, 2 * config.tau, self.scratch
         )
-        weights = call.weights[groups]
-        return thin(points, groups, config.pool, weights, call.order(groups), self.decisions, self.gains)
+        theta, weights = float(np.deg2rad(config.view_angle)), call.weights[groups]
+        return thin(points, groups, config.pool, theta, weights, call.order(groups), self.decisions, self.gains)
 
     def _pool_between(self, before: _Found, after: _Found) -> tuple[Array, bool]:
         """R1 for a view between two others: the groups that show much of one of these, unless all in sight fit."""
