@@ -81,6 +81,9 @@ def test_settings_that_would_do_nothing_without_others_are_refused():
         WorldTaskConfig(retold=0.3, keep=1.0)
     with pytest.raises(ConfigError, match=r"retold = 0.5: .* give keep too"):
         WorldTaskConfig(retold=0.5)
+    with pytest.raises(ConfigError, match=r"heard = 2.0: .* give retold too; louder = 1.5: .* give retold too"):
+        WorldTaskConfig(heard=2.0, louder=1.5)
+    assert WorldTaskConfig(heard=2.0, louder=1.5, retold=0.5, keep=1.0).heard == 2.0
     with pytest.raises(ConfigError, match=r"twins = 0.75, retold = 0.5: expected 1 together"):
         WorldTaskConfig(twins=0.75, retold=0.5, keep=1.0)
     assert WorldTaskConfig(apart=1.0, twins=0.25, moving=0.1).batch == 8

@@ -8,14 +8,14 @@ What words change can also be kept: one window is then told other things, and a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mosaicmem._shapes import Float, Int64, Tensor
+from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.errors import ConfigError
 from mosaicmem.training.latent_clip import LatentClip, read_latents, read_setting, read_words
 
@@ -177,32 +177,36 @@ def deal(batch: int, sets: Sequence[int], rank: int, world_size: int) -> list[in
     return hands[rank]
 
 
+def _each(sets: Int64[Tensor, " b"]) -> Iterator[Bool[Tensor, " b"]]:
+    """Which samples make up each set; those of -1 are of none."""
+    for number in sets.unique().tolist():
+        if number >= 0:
+            yield sets == number
+
+
 def shared_moving(moving: Float[Tensor, "b *x"], twins: Int64[Tensor, " b"]) -> Float[Tensor, "b *x"]:
     """Where something moves in a sample or in a twin of it: where a door was shut counts as where it stands open."""
     out = moving.clone()
-    for number in twins.unique().tolist():
-        if number >= 0:
-            out[twins == number] = moving[twins == number].amax(0)
+    for pair in _each(twins):
+        out[pair] = moving[pair].amax(0)
     return out
 
 
 def twins_apart(error: Float[Tensor, "b c g h w"], twins: Int64[Tensor, " b"]) -> Float[Tensor, ""]:
     """Mean square of what errors of twins do not have in common, over all samples: 0 where all err alike."""
     total = error.new_zeros(())
-    for number in twins.unique().tolist():
-        if number >= 0:
-            alike = error[twins == number]
-            total = total + (alike - alike.mean(0)).square().sum()
+    for pair in _each(twins):
+        alike = error[pair]
+        total = total + (alike - alike.mean(0)).square().sum()
     return total / error.numel()
 
 
 def louder(answer: Float[Tensor, "b c g h w"], sets: Int64[Tensor, " b"], times: float) -> Float[Tensor, "b c g h w"]:
     """Answers in which what sets do not have in common counts so often; those of no set (-1) as they are."""
     out = answer.clone()
-    for number in sets.unique().tolist():
-        if number >= 0:
-            common = answer[sets == number].mean(0)
-            out[sets == number] = torch.lerp(common.expand_as(answer[sets == number]), answer[sets == number], times)
+    for one in _each(sets):
+        alike = answer[one]
+        out[one] = torch.lerp(alike.mean(0).expand_as(alike), alike, times)
     return out
 
 
@@ -212,9 +216,5 @@ def words_missed(
     """What errors of a set do not have in common, for one of what its targets do not, squared: 0 where words change
     what they should, 1 where they change nothing. The mean over sets; what words change of a ball is a hundredth of
     what they change of a light, and counts as much."""
-    shares = [
-        twins_apart(error[sets == k], sets[sets == k]) / (twins_apart(target[sets == k], sets[sets == k]) + FAINT)
-        for k in sets.unique().tolist()
-        if k >= 0
-    ]
+    shares = [twins_apart(error[one], sets[one]) / (twins_apart(target[one], sets[one]) + FAINT) for one in _each(sets)]
     return torch.stack(shares).mean() if shares else error.new_zeros(())

@@ -143,6 +143,8 @@ class WorldTaskConfig:
             (0 < self.twins * self.batch < TWINS, few.format("twins", self.twins, self.batch, TWINS)),
             (0 < self.retold * self.batch < RETOLD, few.format("retold", self.retold, self.batch, RETOLD)),
             (self.retold > 0 and self.keep == 0, f"retold = {self.retold}: keeps what words change; give keep too"),
+            (self.retold == 0 and self.heard != 1, f"heard = {self.heard}: counts what words change; give retold too"),
+            (self.retold == 0 and self.louder != 1, f"louder = {self.louder}: of what words change; give retold too"),
             (self.twins + self.retold > 1, f"twins = {self.twins}, retold = {self.retold}: expected 1 together"),
             (self.apart > 0 and self.twins == 0, f"apart = {self.apart}: counts how twins differ; give twins too"),
             (self.apart > 0 and self.moving == 0, f"apart = {self.apart}: counts what moves; give moving above 0"),
