@@ -198,7 +198,7 @@ def plain_window(store: PatchStore, views: Cameras) -> Mosaic:
             nonlocal meet
             groups = in_sight(*arguments)
             meet = len(groups)
-            return groups if among is None or meet <= config.pool else groups[np.isin(groups, sorted(among))]
+            return groups if among is None or meet <= config.looked_at else groups[np.isin(groups, sorted(among))]
 
         def counted(quality: np.ndarray, *arguments: Any) -> np.ndarray:
             nonlocal shown
@@ -211,7 +211,7 @@ def plain_window(store: PatchStore, views: Cameras) -> Mosaic:
             mock.patch.object(_choice_kernels, "greedy_cover", counted),
         ):
             mosaic = retrieve(store, views[i], GRID, config)
-            if among is not None and meet > config.pool:
+            if among is not None and meet > config.looked_at:
                 mosaic = retrieve(store, views[i], GRID, replace(config, gain_min=0.005))
         return mosaic, {g for g in mosaic.picked[0] if mosaic.gains[0, g] >= 0.01 * cells}, shown
 

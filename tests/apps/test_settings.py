@@ -111,7 +111,7 @@ def test_unset_is_a_value_where_the_field_allows_it():
     assert config.retrieval.max_tokens == 5
     assert build(Config, None, ["retrieval.max_tokens=none"]).retrieval.max_tokens is None
     with pytest.raises(ConfigError, match="expected a whole number"):
-        build(Config, None, ["retrieval.pool=none"])
+        build(Config, None, ["retrieval.max_sources=none"])
 
 
 @given(

@@ -22,7 +22,7 @@ from mosaicmem.generation.state import RolloutState, enter, observe, start
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.projection import pixel_centers
 from mosaicmem.memory.lifting import LiftingConfig
-from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
+from mosaicmem.memory.retrieval import EDGE, WIDE, RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, canvas, subframe_width
 from mosaicmem.models.generator import WindowRequest
 from mosaicmem.models.refiner import Refiner, RefinerConfig
@@ -548,7 +548,15 @@ def test_lifting_options_reach_the_first_frame():
 
 
 @pytest.mark.parametrize(
-    ("invents", "asked", "expected"), [(True, None, EDGE), (True, 3, 3), (False, None, None), (False, 0, 0)]
+    ("invents", "asked", "expected"),
+    [
+        (True, {}, {"edge": EDGE, "pool": WIDE}),
+        (True, {"edge": 3}, {"edge": 3, "pool": WIDE}),
+        (True, {"pool": 9}, {"edge": EDGE, "pool": 9}),
+        (True, {"max_sources": 40}, {"edge": EDGE, "max_sources": 40, "pool": 40}),
+        (False, {}, {}),
+        (False, {"edge": 0, "pool": 9}, {"edge": 0, "pool": 9}),
+    ],
 )
 def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, expected, monkeypatch):
     """Both times that memory is asked: for the reference frames, and for the raw frames before each."""
@@ -565,6 +573,6 @@ def test_only_who_invents_is_told_of_all_places_of_what_moves(invents, asked, ex
     monkeypatch.setattr("mosaicmem.models.conditioning.retrieve", recorded)
     models = replace(SYNTHETIC, vae=PixelShuffleVAE(1, 4), generator=Every(invents=invents))
     rollout_step(
-        models, _started(models), _path([0.1, 0.2, 0.3, 0.4]), RolloutConfig(retrieval=RetrievalConfig(edge=asked))
+        models, _started(models), _path([0.1, 0.2, 0.3, 0.4]), RolloutConfig(retrieval=RetrievalConfig(**asked))
     )
-    assert found == [RetrievalConfig(edge=expected)] * 2
+    assert found == [RetrievalConfig(**expected)] * 2

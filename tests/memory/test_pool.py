@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras, room_depth, turned
 from tests.memory.test_reference import random_store
 
+from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.se3 import axis_angle, make_transform
 from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels, retrieve
 from mosaicmem.memory.mosaic import Reason
 from mosaicmem.memory.pool import WORTH_A_LOOK, PatchPoints, columns, thin
 from mosaicmem.memory.reference import pool_reference, thin_reference, witness_reference
+from mosaicmem.memory.retrieval import POOL
 
 
 @given(st.integers(1, 30), st.integers(1, 52), st.integers(0, 10_000))
@@ -200,6 +202,14 @@ def test_few_of_many_who_show_the_same_are_looked_at(seed: int) -> None:
     assert len(left) > 8
     assert np.isin(decisions[left], [Reason.duplicate, Reason.hidden, Reason.outside]).all()
     assert not gains[left].any(), "nothing is lost to a budget"
+
+
+def test_as_many_are_looked_at_as_asked_or_may_be_read() -> None:
+    assert RetrievalConfig().looked_at == POOL
+    assert RetrievalConfig(pool=9).looked_at == 9
+    assert RetrievalConfig(max_sources=40).looked_at == 40
+    with pytest.raises(ConfigError, match="pool = 7: expected at least max_sources, 8, or none"):
+        RetrievalConfig(pool=7)
 
 
 def test_columns_are_those_of_the_store_that_is_asked() -> None:

@@ -16,7 +16,7 @@ from tests.training.clips import CHANNELS, FRAMES, GRID, MICRO, make_latents, mi
 
 from mosaicmem.diffusion.flow import add_noise, x0_from
 from mosaicmem.errors import ConfigError
-from mosaicmem.memory.retrieval import EDGE, RetrievalConfig, retrieve
+from mosaicmem.memory.retrieval import EDGE, WIDE, RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.models.text import tokenize
 from mosaicmem.training import world_task as module
@@ -210,13 +210,13 @@ def test_memory_is_built_by_the_code_that_generation_uses(paths, monkeypatch, wh
     )
     assert start in [k.frame // STEP for k in keyframes]
     reference = clip.cameras[[STEP * (start + 1), STEP * (start + 2)]]
-    expected = retrieve(store, reference, GRID, RetrievalConfig(edge=EDGE))
+    expected = retrieve(store, reference, GRID, RetrievalConfig(edge=EDGE, pool=WIDE))
     assert torch.equal(expected.owner, mosaic.owner) and torch.equal(expected.source_uv, mosaic.source_uv)
     assert args == ("mixture",) and options["first_latent"] == 1
     generator = torch.Generator()
     generator.set_state(state)
     raw = [STEP * l + k for l in (start, start + 1) for k in (1, 2, 3)]
-    earlier = retrieve(store, clip.cameras[raw], GRID, RetrievalConfig(edge=EDGE)) if whole else None
+    earlier = retrieve(store, clip.cameras[raw], GRID, RetrievalConfig(edge=EDGE, pool=WIDE)) if whole else None
     kernel = None if vae is None else vae.kernel
     assert (kernel is not None) == whole
     times = torch.tensor([STEP * (start + 1), STEP * (start + 2)]).double() / 24

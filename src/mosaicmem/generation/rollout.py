@@ -24,7 +24,7 @@ from mosaicmem.generation.noise import frame_noise
 from mosaicmem.generation.script import Script
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry.cameras import Cameras
-from mosaicmem.memory.retrieval import EDGE, RetrievalConfig
+from mosaicmem.memory.retrieval import RetrievalConfig
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment, WindowView, assemble, look
 from mosaicmem.models.generator import Past, WindowRequest
@@ -253,7 +253,7 @@ def _memory(models: Models, state: RolloutState) -> PatchStore:
 
 def told(retrieval: RetrievalConfig, invents: bool) -> RetrievalConfig:
     """How memory is asked for a generator, which may be one that `invents`."""
-    return replace(retrieval, edge=EDGE) if invents and retrieval.edge is None else retrieval
+    return retrieval.inventing() if invents else retrieval
 
 
 def _refiner(models: Models, memory: PatchStore, config: RolloutConfig) -> Refiner | None:

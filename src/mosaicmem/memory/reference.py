@@ -312,13 +312,13 @@ def retrieve_reference(
     ]
     ranks = sorted(range(len(store)), key=lambda g: store.group(g).age_key, reverse=config.prefer == "newer")
     pool = [g for g in range(len(store)) if holds(store.group(g), at) and in_frustum(store.spheres[g], view, near)]
-    if len(pool) > config.pool and among is not None:
+    if len(pool) > config.looked_at and among is not None:
         pool, gain_min = [g for g in pool if g in among], max(gain_min, SOME)
-    elif len(pool) > config.pool:
+    elif len(pool) > config.looked_at:
         seen, deep = pool_reference(store, view, grid, config, pool)
         worth = [witness_reference(store.group(g), seen[k], deep, view, grid, config) for k, g in enumerate(pool)]
         order = sorted(range(len(pool)), key=lambda k: ranks.index(pool[k]))
-        pool = [pool[k] for k in thin_reference(seen, worth, [all_weights[g] for g in pool], order, config.pool)]
+        pool = [pool[k] for k in thin_reference(seen, worth, [all_weights[g] for g in pool], order, config.looked_at)]
     if not pool:
         return ReferenceView(owner, source, uv, depth, covered, [], [], 0)
     groups, weights = [store.group(g) for g in pool], [all_weights[g] for g in pool]

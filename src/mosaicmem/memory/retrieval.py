@@ -15,7 +15,7 @@ more groups than `pool` meet its frustum, since all of these are looked at.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -29,6 +29,10 @@ from mosaicmem.memory.views import Call
 
 EDGE = 1
 """`edge` for a generator that invents: it is told of all places where a moving thing was seen, and sorts them out."""
+POOL = 16
+"""`pool` where none is given."""
+WIDE = 32
+"""`pool` for a generator that invents: more of the places where a moving thing was seen; its views are small."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class RetrievalConfig:
 
     Attributes:
         max_sources: Groups that one view may read from (n_max).
-        pool: Groups that are looked at cell by cell, at most; of more in sight, those are chosen that add most.
+        pool: Groups that are looked at cell by cell, at most; of more in sight, those are chosen that add most. None:
+            `POOL`, or `WIDE` for a rollout whose generator invents, and no fewer than max_sources.
         max_tokens: Tokens a view may be given, or None for all that are covered; the best served stay.
         gain_min: A group must add this share of the view to be picked: cells newly shown, or shown better.
         near: Points nearer than this share of the memory's scale are not shown.
@@ -64,7 +69,7 @@ class RetrievalConfig:
     """
 
     max_sources: int = 8
-    pool: int = 16
+    pool: int | None = None
     max_tokens: int | None = None
     gain_min: float = 0.001
     near: float = 0.01
@@ -85,7 +90,10 @@ class RetrievalConfig:
     def __post_init__(self) -> None:
         refuse(
             (self.max_sources < 1, f"max_sources = {self.max_sources}: expected at least 1"),
-            (self.pool < self.max_sources, f"pool = {self.pool}: expected at least max_sources, {self.max_sources}"),
+            (
+                self.pool is not None and self.pool < self.max_sources,
+                f"pool = {self.pool}: expected at least max_sources, {self.max_sources}, or none",
+            ),
             (self.max_tokens is not None and self.max_tokens < 1, f"max_tokens = {self.max_tokens}: at least 1"),
             (not 0 <= self.gain_min < 1, f"gain_min = {self.gain_min}: expected 0 to 1"),
             (self.near < 0, f"near = {self.near}: expected at least 0"),
@@ -102,6 +110,16 @@ class RetrievalConfig:
             (not 0 < self.generated <= 1, f"generated = {self.generated}: expected above 0, up to 1"),
             (self.key_step < 0, f"key_step = {self.key_step}: expected at least 0"),
         )
+
+    @property
+    def looked_at(self) -> int:
+        """Groups that are looked at cell by cell, at most."""
+        return max(POOL, self.max_sources) if self.pool is None else self.pool
+
+    def inventing(self) -> RetrievalConfig:
+        """As a generator that invents asks: `edge` and `pool` as is good for it, where they are not given."""
+        edge = EDGE if self.edge is None else self.edge
+        return replace(self, edge=edge, pool=max(WIDE, self.max_sources) if self.pool is None else self.pool)
 
 
 def retrieve(

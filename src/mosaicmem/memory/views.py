@@ -88,7 +88,9 @@ class Call:
     def fill(self) -> None:
         """Answer every view: key views of a window first, then those that read from what these found."""
         h, w = self.grid.cells
-        work = min(len(self.store), self.config.pool) * h * w  # of a view: of small ones most is Python's own share
+        work = (
+            min(len(self.store), self.config.looked_at) * h * w
+        )  # of a view: of small ones most is Python's own share
         unit, step = float(self.store.scale), self.config.key_step
         plan = windows.plan(self.viewmats, self.Ks, (self.grid.width, self.grid.height), unit, step)
         # whoever takes a view that waits comes after all keys have been taken, by those who wait for nobody
@@ -197,20 +199,20 @@ class _View:
         """R1: the groups to look at cell by cell."""
         call, config = self.call, self.config
         groups = candidates(call.store, self.viewmat, self.K, self.grid, call.near, call.shown)
-        if len(groups) <= config.pool:
+        if len(groups) <= config.looked_at:
             return groups
         reach = config.rho_max * self.grid.token_stride / 2
         points = PatchPoints(
             call.store, self.viewmat, self.K, self.grid, call.near, reach, 2 * config.tau, self.scratch
         )
         theta, weights = float(np.deg2rad(config.view_angle)), call.weights[groups]
-        return thin(points, groups, config.pool, theta, weights, call.order(groups), self.decisions, self.gains)
+        return thin(points, groups, config.looked_at, theta, weights, call.order(groups), self.decisions, self.gains)
 
     def _pool_between(self, before: _Found, after: _Found) -> tuple[Array, bool]:
         """R1 for a view between two others: the groups that show much of one of these, unless all in sight fit."""
         call = self.call
         groups = candidates(call.store, self.viewmat, self.K, self.grid, call.near, call.shown)
-        if len(groups) <= self.config.pool:
+        if len(groups) <= self.config.looked_at:
             return groups, False
         listed = np.zeros(len(call.store), np.bool_)
         listed[before.listed] = listed[after.listed] = True

@@ -19,7 +19,7 @@ from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import lift
 from mosaicmem.memory.patches import Keyframe
-from mosaicmem.memory.retrieval import EDGE, RetrievalConfig
+from mosaicmem.memory.retrieval import RetrievalConfig
 from mosaicmem.memory.store import PatchStore
 from mosaicmem.models.conditioning import Alignment, MemoryTokens, assemble, draw_alignment, look
 from mosaicmem.models.memory_batch import MemoryBatch
@@ -444,7 +444,7 @@ class WorldTask:
             store = store.insert(_keyframe(clip, history[k], k, self.grid, error, level, generator))
         kernel = None if self.vae is None else self.vae.kernel
         whole = bool(self.module.config.memory_subframes)
-        view = look(store, window, self.grid, RetrievalConfig(edge=EDGE), every=whole, kernel=kernel)
+        view = look(store, window, self.grid, RetrievalConfig().inventing(), every=whole, kernel=kernel)
         times = (STEP * (start + 1 + torch.arange(len(view.mosaic)))).double() / FPS
         tokens = assemble(
             store, view.mosaic, alignment,
