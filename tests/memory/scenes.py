@@ -8,7 +8,9 @@ from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.se3 import translation
 from mosaicmem.geometry.token_grid import TokenGrid
-from mosaicmem.memory import Keyframe
+from mosaicmem.memory import Keyframe, PatchStore, RetrievalConfig
+from mosaicmem.memory._threads import Scratch
+from mosaicmem.memory.pool import PatchPoints
 
 GRID = TokenGrid(128, 64, stride=8, patch=2)
 F64 = torch.float64
@@ -70,3 +72,8 @@ def keyframe(
     return Keyframe(
         latents, depth, ok, torch.ones(h, w, dtype=F64), cam, grid.stride, grid.patch, frame, float(frame), "observed"
     )
+
+
+def points_seen(store: PatchStore, view: Cameras, config: RetrievalConfig) -> PatchPoints:
+    """One point per patch, as thinning sees them in one view at `GRID`."""
+    return PatchPoints.under(config, store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, Scratch())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras, room_depth, turned
+from tests.memory.scenes import GRID, camera, keyframe, points_seen, random_room_cameras, room_depth, turned
 from tests.memory.test_reference import random_store
 
 from mosaicmem.errors import ConfigError
@@ -18,7 +18,7 @@ from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.se3 import axis_angle, make_transform
 from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels, retrieve
 from mosaicmem.memory.mosaic import Reason
-from mosaicmem.memory.pool import WORTH_A_LOOK, PatchPoints, columns, thin
+from mosaicmem.memory.pool import WORTH_A_LOOK, columns, thin
 from mosaicmem.memory.reference import pool_reference, thin_reference, witness_reference
 from mosaicmem.memory.retrieval import POOL
 
@@ -47,8 +47,7 @@ def test_the_depth_of_a_rectangle_is_that_of_its_deepest_token(m: int, n: int, s
 def test_blocks_are_skipped_by_no_more_than_the_z_buffer_says(deeper: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told that the z-buffer is deeper than it is, thinning takes longer and sees the same."""
     store, view, config = random_store(12, 4, holes=0.0), random_room_cameras(1, 104), RetrievalConfig()
-    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
-    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    points = points_seen(store, view, config)
     expected = points.seen(list(range(len(store))))
     maxima = _pool_kernels.window_maxima.py_func
 
@@ -71,7 +70,7 @@ def test_a_block_that_is_not_full_ends_where_it_ends() -> None:
     masks[0, 0, 0] = masks[1, m - 1, n - 1] = True
     store = PatchStore.from_groups([Group(frame, torch.eye(4).double(), mask, i) for i, mask in enumerate(masks)])
     view = camera()
-    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, 0.04, 16.0, 0.2)
+    points = points_seen(store, view, RetrievalConfig())
     seen, landed = points.seen([0, 1])
     np.testing.assert_array_equal(seen.reshape(2, m, n), masks)
     assert landed.all()
@@ -84,7 +83,7 @@ def test_what_lies_above_or_below_the_image_does_not_land(up: float, lands: bool
     mask[GRID.tokens[0] // 2, GRID.tokens[1] // 2] = True
     store = PatchStore.from_groups([Group(keyframe(4.0, camera()), torch.eye(4).double(), mask, 0)])
     view = camera(at=(0, up, 0))
-    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, 0.04, 16.0, 0.2)
+    points = points_seen(store, view, RetrievalConfig())
     assert points.seen([0])[1].tolist() == [lands]
 
 
@@ -102,8 +101,7 @@ def test_a_coarse_patch_of_a_wall_at_a_slant_does_not_hide_who_stands_before_it(
         depth = ((torch.where(ray > 0, far, near) - cam.centers[0]) / ray).amin(-1).reshape(h, w)
         store = store.insert(keyframe(depth.float(), cam, frame=i))
     view = camera(at=(0.0, 0.0, 20.5))
-    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
-    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    points = points_seen(store, view, config)
     seen = torch.from_numpy(points.seen(list(range(len(store))))[0])
     expected, _ = pool_reference(store, view, GRID, config)
     assert float((seen == expected).double().mean()) >= 0.999
@@ -155,8 +153,7 @@ def test_a_witness_is_worth_what_its_slow_twin_says() -> None:
         [Group(f, at, None, i) for i, (f, at) in enumerate(zip(frames, places, strict=True))]
     )
     view, config = camera(at=(0.01, 0.0, 0.02)), RetrievalConfig()
-    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
-    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    points = points_seen(store, view, config)
     groups, theta = np.arange(len(store)), float(np.deg2rad(config.view_angle))
     found = points.worth(groups, points.shows(groups), theta)
     seen, depth = pool_reference(store, view, GRID, config)
@@ -176,8 +173,7 @@ def test_who_stood_nearby_is_looked_at_among_many_who_saw_more() -> None:
     store = store.insert(keyframe(room_depth(near).float(), near, frame=20))
     view, config = camera(), RetrievalConfig(max_sources=1, pool=1)
     assert retrieve(store, view, GRID, config).picked == ((20,),)
-    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
-    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    points = points_seen(store, view, config)
     shown = points.seen(np.arange(21))[0].sum(1)
     assert shown[20] < shown[:20].max(), "control: by the number of tokens alone it would not be"
 
@@ -191,8 +187,7 @@ def test_few_of_many_who_show_the_same_are_looked_at(seed: int) -> None:
         cam = camera(at=(x, 0.0, z))
         store = store.insert(keyframe(room_depth(cam).float(), cam, frame=i))
     view, config, groups = camera(), RetrievalConfig(), np.arange(24)
-    limits = config.near * store.scale, config.rho_max * GRID.token_stride / 2, 2 * config.tau
-    points = PatchPoints(store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, *limits)
+    points = points_seen(store, view, config)
     theta, decisions, gains = float(np.deg2rad(config.view_angle)), np.zeros(24, np.int8), np.zeros(24, np.float32)
     found = thin(points, groups, 24, theta, np.ones(24), groups, decisions, gains)
     seen, depth = pool_reference(store, view, GRID, config)

@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.memory.scenes import GRID, camera, keyframe, random_room_cameras, room_depth
+from tests.memory.scenes import GRID, camera, keyframe, points_seen, random_room_cameras, room_depth
 
 from mosaicmem.geometry.se3 import axis_angle, make_transform
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory import Group, PatchStore, RetrievalConfig, retrieve
-from mosaicmem.memory.pool import PatchPoints
 from mosaicmem.memory.reference import pool_reference, retrieve_reference
 
 
@@ -181,10 +180,7 @@ def test_the_twin_can_disagree() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_thinning_sees_what_all_pairs_see(seed: int) -> None:
     store, view, config = random_store(12, seed, holes=0.0), random_room_cameras(1, seed + 100), RetrievalConfig()
-    reach = config.rho_max * GRID.token_stride / 2
-    points = PatchPoints(
-        store, view.viewmats[0].numpy(), view.Ks[0].numpy(), GRID, config.near * store.scale, reach, 2 * config.tau
-    )
+    points = points_seen(store, view, config)
     seen, landed = points.seen(list(range(len(store))))
     expected, _ = pool_reference(store, view, GRID, config)
     assert bool(expected.any()) and not bool(expected.all())

@@ -137,7 +137,7 @@ def rollout_step(
             memory,
             window.cameras,
             state.grid,
-            told(config.retrieval, models.generator.invents),
+            config.retrieval.inventing() if models.generator.invents else config.retrieval,
             every=models.generator.subframes or refiner is not None,
             kernel=models.vae.kernel,
         )
@@ -249,11 +249,6 @@ def _memory(models: Models, state: RolloutState) -> PatchStore:
     if models.generator.invents:
         return PatchStore.empty()
     return PatchStore.empty() if state.context is None else PatchStore.empty().insert(state.context)
-
-
-def told(retrieval: RetrievalConfig, invents: bool) -> RetrievalConfig:
-    """How memory is asked for a generator, which may be one that `invents`."""
-    return retrieval.inventing() if invents else retrieval
 
 
 def _refiner(models: Models, memory: PatchStore, config: RolloutConfig) -> Refiner | None:

@@ -13,7 +13,7 @@ from mosaicmem._shapes import Float, Tensor
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.clock import Clock
 from mosaicmem.generation.events import RolloutEvent
-from mosaicmem.generation.rollout import RolloutConfig, rollout_step, statistics, to_u8, told
+from mosaicmem.generation.rollout import RolloutConfig, rollout_step, statistics, to_u8
 from mosaicmem.generation.state import RolloutState
 from mosaicmem.geometry import se3
 from mosaicmem.geometry.cameras import Cameras
@@ -55,7 +55,8 @@ class Maker:
     @property
     def retrieval(self) -> RetrievalConfig:
         """How memory is asked, by the generator and for all that is shown of memory."""
-        return told(self.config.retrieval, self.generates and self.models.generator.invents)
+        asked = self.config.retrieval
+        return asked.inventing() if self.generates and self.models.generator.invents else asked
 
     @property
     def frames(self) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory._threads import Scratch, for_each, threads
 from mosaicmem.memory.mosaic import Reason
 from mosaicmem.memory.store import PatchStore
+
+if TYPE_CHECKING:
+    from mosaicmem.memory.retrieval import RetrievalConfig
 
 Array = NDArray[Any]
 WORTH_A_THREAD = 3_000
@@ -112,7 +115,15 @@ class PatchPoints:
     near: float
     reach: float
     tau: float
-    scratch: Scratch = field(default_factory=Scratch)
+    scratch: Scratch
+
+    @staticmethod
+    def under(
+        config: RetrievalConfig, store: PatchStore, viewmat: Array, K: Array, grid: TokenGrid, scratch: Scratch
+    ) -> PatchPoints:
+        """As `config` asks: near and far, how coarse, and as deep again behind the nearest as two surfaces may lie."""
+        near, reach = config.near * store.scale, config.rho_max * grid.token_stride / 2
+        return PatchPoints(store, viewmat, K, grid, near, reach, 2 * config.tau, scratch)
 
     def seen(self, groups: Array | list[int]) -> tuple[Array, Array]:
         """Tokens `[k m*n]` that each group shows in front of everything else, and whether it is in view `[k]`."""

@@ -201,10 +201,7 @@ class _View:
         groups = candidates(call.store, self.viewmat, self.K, self.grid, call.near, call.shown)
         if len(groups) <= config.looked_at:
             return groups
-        reach = config.rho_max * self.grid.token_stride / 2
-        points = PatchPoints(
-            call.store, self.viewmat, self.K, self.grid, call.near, reach, 2 * config.tau, self.scratch
-        )
+        points = PatchPoints.under(config, call.store, self.viewmat, self.K, self.grid, self.scratch)
         theta, weights = float(np.deg2rad(config.view_angle)), call.weights[groups]
         return thin(points, groups, config.looked_at, theta, weights, call.order(groups), self.decisions, self.gains)
 
