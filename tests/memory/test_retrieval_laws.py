@@ -13,6 +13,7 @@ from tests.helpers import random_rotations
 from tests.memory.scenes import F64, GRID, camera, keyframe, random_room_cameras, room_depth, turned
 
 from mosaicmem.errors import ConfigError, GeometryError
+from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.se3 import make_transform
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory import Group, Keyframe, Mosaic, PatchStore, Reason, RetrievalConfig, retrieve
@@ -193,6 +194,25 @@ def test_R2_a_magnified_surface_does_not_leak_the_background() -> None:
     mosaic = retrieve(store_of(near, far), camera(at=(0, 0, 2)), GRID)
     assert bool((mosaic.source == 0).all())
     assert float(mosaic.coverage[0]) == 1
+
+
+@pytest.mark.parametrize("aside", [-0.8, 0.1, 0.8])
+def test_R5_a_flat_surface_is_met_in_one_step(aside: float) -> None:
+    """A wall at a slant, z = 4 + 0.9 x + 0.4 y, seen from aside: depths of the view's own rays, not of its cells."""
+
+    def wall(cam: Cameras) -> torch.Tensor:
+        u, v = ((GRID.cell_centers(F64) - cam.Ks[0, :2, 2]) / cam.Ks[0].diagonal()[:2]).unbind(-1)
+        x, y, z = cam.centers[0]
+        return (4 + 0.9 * x + 0.4 * y - z) / (1 - 0.9 * u - 0.4 * v)
+
+    cam, view = camera(), camera(at=(aside, -0.2, 0.3))
+    mosaic = retrieve(store_of(keyframe(wall(cam), cam)), view, GRID, RetrievalConfig(refine_steps=1))
+    good = mosaic.good[0]
+    assert float(good.double().mean()) > 0.5
+    torch.testing.assert_close(mosaic.depth[0][good], wall(view)[good], rtol=1e-6, atol=0)
+    cells = retrieve(store_of(keyframe(wall(cam), cam)), view, GRID, RetrievalConfig(refine_steps=0, tau_surface=0.5))
+    off = (cells.depth[0] / wall(view) - 1).abs()[cells.good[0]]
+    assert float(off.max()) > 1e-3, "control: the cells that land are not at the depth of the rays"
 
 
 @given(st.integers(0, 1000))

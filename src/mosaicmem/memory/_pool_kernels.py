@@ -430,12 +430,11 @@ def _sum(bits, values):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def witness(shows, depth, n, focal, principal, stride, centers, per_focal, theta, worth):
+def witness(shows, depth, n, focal, principal, stride, viewmat, groups, places, lenses, theta, worth):
     """`worth [k]`: how well each group shows the middle of the tokens that it shows, 0 where it shows none.
 
     From 1/2 to 1, as `_landing_kernels.rate` has it of a cell: the middle is the mean of the tokens' points at
-    `depth [m*n]`, seen from `centers [k 3]`, the groups' cameras in the view's frame, with lenses of focal length
-    `1 / per_focal [k]`.
+    `depth [m*n]`, seen by the cameras of `groups [k]`, with `lenses [g 3 3]` at `places [g 4 4]`.
     """
     count, words = shows.shape
     points, middle = np.empty((3, 64 * words)), np.empty(3)
@@ -452,11 +451,14 @@ def witness(shows, depth, n, focal, principal, stride, centers, per_focal, theta
         worth[k] = 0.0
         if tokens:
             x, y, z = middle[0] / tokens, middle[1] / tokens, middle[2] / tokens
-            dx, dy, dz = x - centers[k, 0], y - centers[k, 1], z - centers[k, 2]
+            place, V = places[groups[k]], viewmat
+            dx = x - (V[0, 0] * place[0, 3] + V[0, 1] * place[1, 3] + V[0, 2] * place[2, 3] + V[0, 3])
+            dy = y - (V[1, 0] * place[0, 3] + V[1, 1] * place[1, 3] + V[1, 2] * place[2, 3] + V[1, 3])
+            dz = z - (V[2, 0] * place[0, 3] + V[2, 1] * place[1, 3] + V[2, 2] * place[2, 3] + V[2, 3])
             far, away = math.sqrt(x * x + y * y + z * z), math.sqrt(dx * dx + dy * dy + dz * dz)
             cx, cy, cz = y * dz - z * dy, z * dx - x * dz, x * dy - y * dx
             angle = math.atan2(math.sqrt(cx * cx + cy * cy + cz * cz), x * dx + y * dy + z * dz)
-            worth[k] = 0.5 + 0.5 / ((1 + angle / theta) * max(1.0, away * per_focal[k] * focal[0] / far))
+            worth[k] = 0.5 + 0.5 / ((1 + angle / theta) * max(1.0, away / lenses[groups[k], 0, 0] * focal[0] / far))
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

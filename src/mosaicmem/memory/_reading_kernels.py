@@ -14,10 +14,14 @@ from numba import njit
 _RUN = 128
 """Rays that are followed at once."""
 
+MET = 1e-6
+"""Share of the depth within which a ray has met the surface: what is left of depths in float32."""
+
 _AX, _AY, _AZ, _DEPTH, _Z, _U, _V, _FX, _FY, _INSIDE, _SURFACE, _NEXT = range(0, 12 * _RUN, _RUN)
 """Where a run's numbers begin in its scratch: the ray's direction in the source, scaled so that `depth` times it and
 the view's camera make a source point; depth in the view; source depth and pixel; place between four taps; whether it is
-among the cells; depth of the surface there, 0 where there is none; and the depth in the view of that."""
+among the cells; depth of the surface there, 0 where there is none; and where the ray meets the plane of that, in the
+view."""
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -84,29 +88,41 @@ def _fetch(inverse, slope_x, slope_y, span, count, cell, taps):
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
 @no_type_check
-def _tap(taps, at, dx, dy, b, z, tau, total, inverse):
-    """Add one tap of weight `b` that lies `(dx, dy)` cells aside, carried along its plane, if it agrees with `z`."""
-    carried = taps[at] + taps[at + _RUN] * dx + taps[at + 2 * _RUN] * dy
+def _tap(taps, at, dx, dy, b, z, tau, total, inverse, across, down):
+    """Add one tap of weight `b` that lies `(dx, dy)` cells aside, carried along its plane, and the slopes of that, if
+    it agrees with `z`."""
+    slope_x, slope_y = taps[at + _RUN], taps[at + 2 * _RUN]
+    carried = taps[at] + slope_x * dx + slope_y * dy
     share = z * carried  # z / d
     b = b if (share > 0) & (abs(1.0 - share) <= tau * share) else 0.0
-    return total + b, inverse + b * carried
+    return total + b, inverse + b * carried, across + b * slope_x, down + b * slope_y
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _surface(P, tau, w_min, count, rays, taps):
-    """The depth of the surface that four taps agree on, in the source and in the view."""
-    p20, p21, p22, p23 = P[2, 0], P[2, 1], P[2, 2], P[2, 3]
+def _surface(Q, stride, tau, w_min, count, rays, taps):
+    """The depth of the surface that four taps agree on, and where the ray meets the plane that touches it there.
+
+    With `across`, `down` the slopes of inverse depth a pixel, source points `z (u, v, 1)` of that plane have
+    `across u z + down v z + level z = 1`; along the ray they are linear in the depth in the view.
+    """
+    q03, q13, q23, per_stride = Q[0, 3], Q[1, 3], Q[2, 3], 1 / stride
     for a in range(count):
-        z, fx, fy, total, inverse = rays[_Z + a], rays[_FX + a], rays[_FY + a], 0.0, 0.0
-        total, inverse = _tap(taps, a, fx, fy, (1 - fx) * (1 - fy), z, tau, total, inverse)
-        total, inverse = _tap(taps, 3 * _RUN + a, fx - 1, fy, fx * (1 - fy), z, tau, total, inverse)
-        total, inverse = _tap(taps, 6 * _RUN + a, fx, fy - 1, (1 - fx) * fy, z, tau, total, inverse)
-        total, inverse = _tap(taps, 9 * _RUN + a, fx - 1, fy - 1, fx * fy, z, tau, total, inverse)
-        d = total / inverse
+        z, fx, fy, total, inverse, across, down = rays[_Z + a], rays[_FX + a], rays[_FY + a], 0.0, 0.0, 0.0, 0.0
+        b = (1 - fx) * (1 - fy)
+        total, inverse, across, down = _tap(taps, a, fx, fy, b, z, tau, total, inverse, across, down)
+        at, b = 3 * _RUN + a, fx * (1 - fy)
+        total, inverse, across, down = _tap(taps, at, fx - 1, fy, b, z, tau, total, inverse, across, down)
+        at, b = 6 * _RUN + a, (1 - fx) * fy
+        total, inverse, across, down = _tap(taps, at, fx, fy - 1, b, z, tau, total, inverse, across, down)
+        at, b = 9 * _RUN + a, fx * fy
+        total, inverse, across, down = _tap(taps, at, fx - 1, fy - 1, b, z, tau, total, inverse, across, down)
         agreed = (rays[_INSIDE + a] > 0) & (total >= w_min) & (inverse > 0)
-        rays[_SURFACE + a] = d if agreed else 0.0
-        rays[_NEXT + a] = d * (p20 * rays[_U + a] + p21 * rays[_V + a] + p22) + p23
+        rays[_SURFACE + a] = total / inverse if agreed else 0.0
+        across, down = across * per_stride, down * per_stride
+        level = inverse - across * rays[_U + a] - down * rays[_V + a]
+        left = total - (across * q03 + down * q13 + level * q23)
+        rays[_NEXT + a] = left / (across * rays[_AX + a] + down * rays[_AY + a] + level * rays[_AZ + a])
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -118,7 +134,7 @@ def _settle(near, tau_surface, last, count, rays, column, out, uv, source_z, ref
         d, z, j = rays[_SURFACE + a], rays[_Z + a], column[a]
         if d == 0:
             continue
-        if last or abs(d - z) <= 1e-9 * z:
+        if last or abs(d - z) <= MET * z:
             if abs(d - z) <= tau_surface * z:
                 uv[out, j, 0], uv[out, j, 1] = rays[_U + a], rays[_V + a]
                 source_z[out, j], refined[out, j] = z, rays[_DEPTH + a]
@@ -135,8 +151,8 @@ def read_back(planes, P, Q, stride, near, tau, tau_surface, w_min, steps, first,
     """Find, for every cell of rows `first` to `last` that the group lands in, where its source shows what it sees.
 
     From the depth of the cell that is `hit [h w]` the ray of the target cell is followed to the group's own surface by
-    fixed-point steps `D <- depth of the source surface under B(q, D), seen from the target`, until it is met or after
-    `steps`; `steps = 0` is one plain back-projection.
+    Newton's steps, from where it is to where it meets the plane that touches the surface there, until surface and ray
+    are one or after `steps`; `steps = 0` is one plain back-projection. A flat surface is met at once.
     A cell is good if at least `w_min` of the bilinear weight lies on valid taps that agree with the ray's depth within
     `tau`, and the surface they interpolate does within `tau_surface`: footprints are generous, this is strict. A ray
     that misses the surface whose footprint it met goes on to whatever lies behind. Taps are carried to the sample
@@ -156,7 +172,7 @@ def read_back(planes, P, Q, stride, near, tau, tau_surface, w_min, steps, first,
             for step in range(steps + 1):
                 _look(Q, stride, h_src, w_src, count, rays, cell)
                 _fetch(inverse, slope_x, slope_y, w_src + 2, count, cell, taps)
-                _surface(P, tau, w_min, count, rays, taps)
+                _surface(Q, stride, tau, w_min, count, rays, taps)
                 out, end = i - first, step == steps
                 count = _settle(near, tau_surface, end, count, rays, column, out, uv, source_z, refined)
                 if not count:

@@ -173,12 +173,10 @@ class PatchPoints:
         """How good a witness each group is of the middle of what it shows, `[k]` from 1/2 to 1, or 0 if of nothing."""
         from mosaicmem.memory import _pool_kernels
 
-        store, view = columns(self.store), self.viewmat
-        centers = store.places[groups, :3, 3] @ view[:3, :3].T + view[:3, 3]
+        store, worth, n = columns(self.store), np.empty(len(groups)), self.grid.tokens[1]
         lens = (self.K.diagonal()[:2].copy(), self.K[:2, 2].copy(), float(self.grid.token_stride))
-        worth, per_focal = np.empty(len(groups)), 1 / store.lenses[groups, 0, 0]
-        n = self.grid.tokens[1]
-        _pool_kernels.witness(shown.tokens, shown.depth, n, *lens, centers, per_focal, theta, worth)
+        cameras = (groups, store.places, store.lenses)
+        _pool_kernels.witness(shown.tokens, shown.depth, n, *lens, self.viewmat, *cameras, theta, worth)
         return worth
 
     def _patches(self) -> tuple[Array, Array, Array]:
@@ -245,13 +243,15 @@ def thin(
     from mosaicmem.memory import _pool_kernels
 
     shown = points.shows(groups)
-    picked, some, missing = *np.zeros((2, len(groups)), np.bool_), np.zeros(len(groups), np.int64)
+    picked, some = np.zeros((2, len(groups)), np.bool_)
+    missing = np.zeros(len(groups), np.int64)
     much = WORTH_A_LOOK * math.prod(points.grid.tokens)
     worth = points.worth(groups, shown, theta)
     chosen = _pool_kernels.cover(shown.tokens, worth, weights, order, limit, much, picked, missing, some)
-    left = ~picked
-    reason = np.where(missing > 0, Reason.budget, Reason.duplicate)
-    reason = np.where(some, reason, np.where(shown.landed, Reason.hidden, Reason.outside))
-    gains[groups[left]] = missing[left] * points.grid.patch**2
-    decisions[groups[left]] = reason[left]
+    reason = np.full(len(groups), Reason.outside, np.int8)
+    reason[shown.landed] = Reason.hidden
+    reason[some] = Reason.duplicate
+    reason[missing > 0] = Reason.budget
+    left = groups[~picked]
+    decisions[left], gains[left] = reason[~picked], missing[~picked] * points.grid.patch**2
     return groups[chosen]

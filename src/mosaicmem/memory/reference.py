@@ -237,34 +237,45 @@ def pick(
     return picks, added
 
 
+MET = 1e-6
+"""Share of the depth within which a ray has met the surface."""
+
+
 def read(
     group: Group, planes: Tensor, landing: Landing, view: Cameras, grid: TokenGrid, config: RetrievalConfig, near: float
 ) -> Reading:
-    """R5: back-project every target cell, look at the four source cells around it, move to their surface, repeat."""
+    """R5: back-project every target cell, look at the four source cells around it, move to where the cell's ray meets
+    their plane, repeat."""
     K, stride = group.keyframe.camera.Ks[0], group.keyframe.stride
     cam_from_world = torch.linalg.inv(group.world_from_cam)
     target = grid.cell_centers(torch.float64).reshape(-1, 2)
+    eye = se3.transform_points(cam_from_world, view.centers)[0]
+    ahead = unproject(target, torch.ones_like(landing.depth), view.Ks[0])
+    ray = se3.transform_points(cam_from_world, se3.transform_points(view.c2w[0], ahead)) - eye  # for a depth of 1
     D = landing.depth.clone()
     alive = landing.hit >= 0
     for step in range(config.refine_steps + 1):
-        world = se3.transform_points(view.c2w[0], unproject(target, D, view.Ks[0]))
-        uv, z = project(se3.transform_points(cam_from_world, world), K)
-        total, surface = taps(planes, group.valid, uv / stride - 0.5, z, config.tau)
+        uv, z = project(eye + D[:, None] * ray, K)
+        total, surface, slope = taps(planes, group.valid, uv / stride - 0.5, z, config.tau)
         alive = alive & (z > 0) & (total >= config.min_weight)
         if step == config.refine_steps:
             return Reading(uv, z, D, alive & ((surface - z).abs() <= config.tau_surface * z))
-        world = se3.transform_points(group.world_from_cam, unproject(uv, surface, K))
-        moved = se3.transform_points(view.viewmats[0], world)[:, 2]
-        alive = alive & (moved > near)
-        D = torch.where(alive, moved, D)
+        slope = slope / stride
+        # 1/z = p . (u, v, 1) along the plane, so that n . X = 1 on it with n = K^T p
+        normal = torch.cat([slope, (1 / surface - (slope * uv).sum(-1))[:, None]], -1) @ K
+        moved = (1 - normal @ eye) / (normal * ray).sum(-1)
+        met = (surface - z).abs() <= MET * z
+        alive = alive & (met | (moved > near))
+        D = torch.where(alive & ~met, moved, D)
     raise AssertionError("unreachable")
 
 
-def taps(planes: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """Bilinear weight on the agreeing cells around each `xy`, and their depth: cells are carried along their planes."""
+def taps(planes: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Bilinear weight on the agreeing cells around each `xy`, their depth, cells being carried along their planes, and
+    the slopes of its inverse `[q 2]`, a cell."""
     h, w = valid.shape
     corner = xy.floor()
-    total, inverse = torch.zeros_like(z), torch.zeros_like(z)
+    total, inverse, slope = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(xy)
     for dy in (0, 1):
         for dx in (0, 1):
             col, row = corner[:, 0].nan_to_num().long() + dx, corner[:, 1].nan_to_num().long() + dy
@@ -276,7 +287,8 @@ def taps(planes: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tu
             weight = (1 - (xy[:, 0] - corner[:, 0] - dx).abs()) * (1 - (xy[:, 1] - corner[:, 1] - dy).abs())
             total += torch.where(counted, weight, 0.0)
             inverse += torch.where(counted, weight * carried, 0.0)
-    return total, torch.where(inverse > 0, total / inverse, 1.0)
+            slope += torch.where(counted[:, None], weight[:, None] * plane[:, 1:], 0.0)
+    return total, torch.where(inverse > 0, total / inverse, 1.0), slope / total.clamp(min=1e-12)[:, None]
 
 
 SOME = 0.005

@@ -51,7 +51,7 @@ class RetrievalConfig:
         rho_max: Cells magnified beyond this along an axis are not shown.
         min_weight: Share of bilinear weight that must lie on agreeing taps.
         min_cells: Share of a token's cells that must be good for it to be covered.
-        refine_steps: Fixed-point steps from the z-buffered depth to the surface along the view's ray.
+        refine_steps: Newton steps from the z-buffered depth to the surface along the view's ray, at most.
         view_angle: Degrees between two viewing directions of a surface at which the second is half as good a witness.
         look_past: Cells, in the view, within which a source sees two depths of a ray along one line: if it shows the
             farther one and stands nearer to the view, it looked past the other, and is not hidden by it. Footprints are
@@ -122,6 +122,9 @@ class RetrievalConfig:
         return replace(self, edge=edge, pool=max(WIDE, self.max_sources) if self.pool is None else self.pool)
 
 
+_USUAL = RetrievalConfig()  # to check its fields takes longer than to look at a group
+
+
 def retrieve(
     store: PatchStore,
     cameras: Cameras,
@@ -147,7 +150,7 @@ def retrieve(
     Raises:
         GeometryError: if cameras, grid and memory disagree about image size, stride or patch.
     """
-    config = config or RetrievalConfig()
+    config = config or _USUAL
     if (cameras.width, cameras.height) != (grid.width, grid.height):
         raise GeometryError(
             f"cameras have {cameras.width}x{cameras.height} pixels, the token grid {grid.width}x{grid.height}; "

@@ -238,12 +238,11 @@ class _View:
             block=self.scratch("block", shape, np.float32),
             quality=self.scratch("quality", shape, np.float32),
         )
-        counts = np.zeros((len(pool), 2), np.int64)
         limits = call.near, config.rho_max, config.tau, float(np.deg2rad(config.view_angle))
 
         def land(k: int) -> None:
             planes[k] = tangent_planes(call.store.group(int(pool[k])))
-            counts[k] = _landing_kernels.land_cells(
+            landed, coarse = _landing_kernels.land_cells(
                 *planes[k],
                 landing.maps.P,
                 landing.maps.center,
@@ -256,11 +255,10 @@ class _View:
                 landing.block,
                 landing.quality,
             )
+            if landed:
+                self.decisions[pool[k]] = Reason.coarse if coarse == landed else Reason.hidden
 
         for_each(land, len(pool), worth=self._cells(len(pool)) >= WORTH_A_THREAD)
-        landed, coarse = counts.T
-        reason = np.where(coarse == landed, Reason.coarse, Reason.hidden)
-        self.decisions[pool] = np.where(landed > 0, reason, self.decisions[pool])
         return landing
 
     def _pick(self, pool: Array, landing: _Landing) -> Array:
@@ -296,9 +294,11 @@ class _View:
             total,
         )
         self.gains[pool] = np.where(picked, gains, left)
-        reason = np.where(total > 0, Reason.duplicate, self.decisions[pool])
-        reason = np.where((left >= gain_min) & (left > 0), Reason.budget, reason)
-        self.decisions[pool] = np.where(picked, Reason.kept, reason)
+        reason = self.decisions[pool]
+        reason[total > 0] = Reason.duplicate
+        reason[(left >= gain_min) & (left > 0)] = Reason.budget
+        reason[picked] = Reason.kept
+        self.decisions[pool] = reason
         return picks
 
     def _read(self, picks: Array, landing: _Landing, first: int, last: int, room: Array) -> _Reading:
