@@ -104,7 +104,8 @@ def _surface(Q, stride, tau, w_min, count, rays, taps):
     """The depth of the surface that four taps agree on, and where the ray meets the plane that touches it there.
 
     With `across`, `down` the slopes of inverse depth a pixel, source points `z (u, v, 1)` of that plane have
-    `across u z + down v z + level z = 1`; along the ray they are linear in the depth in the view.
+    `across u z + down v z + level z = 1`, and less in front of it. Along the ray this is linear in the depth in the
+    view; where it falls, the ray comes from behind, and what the source saw is not to be seen.
     """
     q03, q13, q23, per_stride = Q[0, 3], Q[1, 3], Q[2, 3], 1 / stride
     for a in range(count):
@@ -117,12 +118,12 @@ def _surface(Q, stride, tau, w_min, count, rays, taps):
         total, inverse, across, down = _tap(taps, at, fx, fy - 1, b, z, tau, total, inverse, across, down)
         at, b = 9 * _RUN + a, fx * fy
         total, inverse, across, down = _tap(taps, at, fx - 1, fy - 1, b, z, tau, total, inverse, across, down)
-        agreed = (rays[_INSIDE + a] > 0) & (total >= w_min) & (inverse > 0)
-        rays[_SURFACE + a] = total / inverse if agreed else 0.0
         across, down = across * per_stride, down * per_stride
         level = inverse - across * rays[_U + a] - down * rays[_V + a]
-        left = total - (across * q03 + down * q13 + level * q23)
-        rays[_NEXT + a] = left / (across * rays[_AX + a] + down * rays[_AY + a] + level * rays[_AZ + a])
+        ahead = across * rays[_AX + a] + down * rays[_AY + a] + level * rays[_AZ + a]
+        agreed = (rays[_INSIDE + a] > 0) & (total >= w_min) & (inverse > 0) & (ahead > 0)
+        rays[_SURFACE + a] = total / inverse if agreed else 0.0
+        rays[_NEXT + a] = (total - (across * q03 + down * q13 + level * q23)) / ahead
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

@@ -257,13 +257,14 @@ def read(
     for step in range(config.refine_steps + 1):
         uv, z = project(eye + D[:, None] * ray, K)
         total, surface, slope = taps(planes, group.valid, uv / stride - 0.5, z, config.tau)
-        alive = alive & (z > 0) & (total >= config.min_weight)
+        slope = slope / stride
+        # 1/z = p . (u, v, 1) along the plane, so that n . X = 1 on it with n = K^T p, and less on the source's side
+        normal = torch.cat([slope, (1 / surface - (slope * uv).sum(-1))[:, None]], -1) @ K
+        ahead = (normal * ray).sum(-1)
+        alive = alive & (z > 0) & (total >= config.min_weight) & (ahead > 0)
         if step == config.refine_steps:
             return Reading(uv, z, D, alive & ((surface - z).abs() <= config.tau_surface * z))
-        slope = slope / stride
-        # 1/z = p . (u, v, 1) along the plane, so that n . X = 1 on it with n = K^T p
-        normal = torch.cat([slope, (1 / surface - (slope * uv).sum(-1))[:, None]], -1) @ K
-        moved = (1 - normal @ eye) / (normal * ray).sum(-1)
+        moved = (1 - normal @ eye) / ahead
         met = (surface - z).abs() <= MET * z
         alive = alive & (met | (moved > near))
         D = torch.where(alive & ~met, moved, D)
