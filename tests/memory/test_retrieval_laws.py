@@ -13,7 +13,7 @@ from tests.helpers import random_rotations
 from tests.memory.scenes import F64, GRID, camera, keyframe, random_room_cameras, room_depth, turned
 
 from mosaicmem.errors import ConfigError, GeometryError
-from mosaicmem.geometry.cameras import Cameras
+from mosaicmem.geometry.cameras import Cameras, look_at
 from mosaicmem.geometry.se3 import make_transform
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory import Group, Keyframe, Mosaic, PatchStore, Reason, RetrievalConfig, retrieve
@@ -213,6 +213,16 @@ def test_R5_a_flat_surface_is_met_in_one_step(aside: float) -> None:
     cells = retrieve(store_of(keyframe(wall(cam), cam)), view, GRID, RetrievalConfig(refine_steps=0, tau_surface=0.5))
     off = (cells.depth[0] / wall(view) - 1).abs()[cells.good[0]]
     assert float(off.max()) > 1e-3, "control: the cells that land are not at the depth of the rays"
+
+
+@pytest.mark.parametrize(("z", "towards", "seen"), [(8.0, 4.0, False), (2.0, 4.0, True), (5.0, 4.0, False)])
+def test_R5_a_wall_is_not_seen_from_behind(z: float, towards: float, seen: bool) -> None:
+    """Remembered from its front at the origin, four metres away; what its back looks like nobody knows."""
+    eye, target = (torch.tensor([[0.0, 0.0, at]], dtype=F64) for at in (z, towards))
+    view = Cameras(look_at(eye, target, torch.tensor([[0.0, -1, 0]], dtype=F64)), camera().Ks, GRID.width, GRID.height)
+    mosaic = retrieve(store_of(keyframe(4.0, camera())), view, GRID)
+    assert bool(mosaic.good.any()) == seen
+    assert seen or mosaic.decisions[0, 0] != Reason.outside, "it lies right ahead"
 
 
 @given(st.integers(0, 1000))
