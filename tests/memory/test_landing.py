@@ -100,7 +100,9 @@ def test_of_cells_that_land_equally_close_the_first_in_row_order_is_hit() -> Non
     )
     zmin, depth, rho, block = np.empty((4, h * w), np.float32)
     hit = np.empty(h * w, np.int32)
-    _landing_kernels.splat_cells(*planes, maps.P[0], 8.0, 0.01, 4.0, 0.1, h, w, zmin, hit, depth, rho, block)
+    _landing_kernels.splat_cells(
+        *planes, maps.P[0], maps.Q[0, :, 3], 8.0, 0.01, 4.0, 0.1, h, w, zmin, hit, depth, rho, block
+    )
     i, j = np.indices((h // 2, w // 2))
     np.testing.assert_array_equal(hit.reshape(h, w)[h // 4 : 3 * h // 4, w // 4 : 3 * w // 4], 2 * i * w + 2 * j)
     assert (zmin.reshape(h, w)[h // 4 : 3 * h // 4, w // 4 : 3 * w // 4] == 8).all()

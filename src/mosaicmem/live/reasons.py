@@ -23,6 +23,7 @@ WORDS = {
     Reason.duplicate: "duplicate: those chosen show it already",
     Reason.budget: "over budget: enough keyframes were chosen before it",
     Reason.superseded: "stale: something newer showed otherwise",
+    Reason.behind: "seen from behind: what its back looks like nobody knows",
 }
 ELSEWHERE = "chosen for other places; here another shows the surface nearer or better"
 MISSED = "chosen for other places; its patches nearby leave this very spot out"

@@ -47,8 +47,9 @@ def tile_ranges(planes, ranges):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, where, box):
-    """Where cells `start` to `stop` of row `r` land. `where [6 _RUN]`, flat, gets x, y, depth, magnification, depth or
+def _footprints(planes, P, eye, stride, near, rho_max, h, w, r, start, stop, where, box):
+    """Where cells `start` to `stop` of row `r` land. `where [6 _RUN]`, flat, gets x, y, depth, magnification (infinity
+    where it is not coarse and the view's camera, `eye [3]` in the source, is behind its plane), depth or
     infinity by whether it lands near the centre of the cell that it lands in, and its squared distance from that;
     `box [6 _RUN]` first and past the last row, the same of columns, the cell that it lands in (0 if it is outside), and
     0 if it does not land, 1 if it lands in that cell alone, else 2."""
@@ -62,10 +63,13 @@ def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, where, b
     rows, columns, width, height = np.float32(h), np.float32(w), np.float32(w * stride), np.float32(h * stride)
     inverses = planes[0, r + 1, start + 1 : stop + 1]  # indices that start at 0 are what the compiler vectorises
     slopes_x, slopes_y = planes[1, r + 1, start + 1 : stop + 1], planes[2, r + 1, start + 1 : stop + 1]
-    begin, infinite = np.int32(start), np.float32(np.inf)
+    begin, infinite, row = np.int32(start), np.float32(np.inf), np.float32(r) + HALF
+    eye_x, eye_y, eye_z = np.float32(eye[0] / stride), np.float32(eye[1] / stride), np.float32(eye[2])
     for a in range(len(inverses)):
         inverse, gx, gy = np.float32(inverses[a]), np.float32(slopes_x[a]), np.float32(slopes_y[a])
-        u = (np.float32(np.int32(a) + begin) + HALF) * size
+        column = np.float32(np.int32(a) + begin) + HALF
+        u = column * size
+        behind = gx * eye_x + gy * eye_y + (inverse - gx * column - gy * row) * eye_z >= ONE
         zw = p20 * u + p22 + p23 * inverse  # z' / d
         xw, yw = p00 * u + p02 + p03 * inverse, p10 * u + p12 + p13 * inverse
         z, nearness = zw / inverse, ONE / zw  # divisions take longest
@@ -104,7 +108,8 @@ def _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, where, b
         i, j = (i if inside else ZERO), (j if inside else ZERO)
         alone = inside & (rho <= most) & (np.float32(i0) == i) & (np.float32(i1) == i + ONE)
         alone = alone & (np.float32(j0) == j) & (np.float32(j1) == j + ONE)
-        where[a], where[_RUN + a], where[2 * _RUN + a], where[3 * _RUN + a] = x, y, z, rho
+        where[a], where[_RUN + a], where[2 * _RUN + a] = x, y, z
+        where[3 * _RUN + a] = infinite if behind & (rho <= most) else rho
         where[4 * _RUN + a], where[5 * _RUN + a] = (z if central else infinite), dx * dx + dy * dy
         box[a], box[_RUN + a], box[2 * _RUN + a], box[3 * _RUN + a] = i0, i1, j0, j1
         box[4 * _RUN + a] = np.int32(i * columns + j)
@@ -158,26 +163,26 @@ def _part(kind, count, alone, others):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _nearest(planes, ranges, P, stride, near, rho_max, h, w, zmin, block, seen, spots, distances, kept, boxes):
+def _nearest(planes, ranges, P, eye, stride, near, rho_max, h, w, zmin, block, seen, spots, distances, kept, boxes):
     """The first half of `splat_cells`: nearest depths, and what the second half needs.
 
     `seen [2 q]` gets depth and magnification of every source cell. Those that land in one cell alone go to
     `spots [q 2]` (that cell, source cell) and `distances [q]`, those that are shown in others to `kept [q 2]` (x, y)
     and `boxes [q 5]` (footprint, source cell). Returns how many of both there are, how many landed, and how many of
-    these were magnified too far.
+    these were magnified too far and how many are seen from behind.
     """
     h_src, w_src = planes.shape[1] - 2, planes.shape[2] - 2
     where, box = np.empty(6 * _RUN, np.float32), np.empty(6 * _RUN, np.int32)
     alone, others = np.empty(_RUN, np.int32), np.empty(_RUN, np.int32)
     forms = _borders(P, stride, near, rho_max, h, w)
-    first, second, landed, coarse, left, right = 0, 0, 0, 0, 0, 0
+    first, second, landed, coarse, behind, left, right = 0, 0, 0, 0, 0, 0, 0
     for r in range(h_src):
         if r % TILE == 0:
             left, right = _live(ranges, r // TILE, forms, stride)
         end = min(right * TILE, w_src)
         for start in range(left * TILE, end, _RUN):
             stop, q = min(start + _RUN, end), r * w_src + start
-            _footprints(planes, P, stride, near, rho_max, h, w, r, start, stop, where, box)
+            _footprints(planes, P, eye, stride, near, rho_max, h, w, r, start, stop, where, box)
             one, more = _part(box[5 * _RUN :], stop - start, alone, others)
             for a in range(stop - start):
                 seen[0, q + a], seen[1, q + a] = where[2 * _RUN + a], where[3 * _RUN + a]
@@ -186,13 +191,16 @@ def _nearest(planes, ranges, P, stride, near, rho_max, h, w, zmin, block, seen, 
                 t = box[4 * _RUN + a]
                 zmin[t], block[t] = min(zmin[t], where[2 * _RUN + a]), min(block[t], where[4 * _RUN + a])
                 spots[first, 0], spots[first, 1], distances[first] = t, q + a, where[5 * _RUN + a]
+                behind += where[3 * _RUN + a] == np.inf
                 first += 1
             for b in range(more):
                 a = others[b]
                 z, rho, t = where[2 * _RUN + a], where[3 * _RUN + a], box[4 * _RUN + a]
                 i0, i1, j0, j1 = box[a], box[_RUN + a], box[2 * _RUN + a], box[3 * _RUN + a]
                 block[t] = min(block[t], where[4 * _RUN + a])
-                if rho > rho_max:
+                if rho == np.inf:
+                    behind += 1
+                elif rho > rho_max:
                     coarse += 1
                     for i in range(i0, i1):
                         for t in range(i * w + j0, i * w + j1):
@@ -207,7 +215,7 @@ def _nearest(planes, ranges, P, stride, near, rho_max, h, w, zmin, block, seen, 
                 boxes[second, 4] = q + a
                 second += 1
             landed += one + more
-    return first, second, landed, coarse
+    return first, second, landed, coarse, behind
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -240,7 +248,7 @@ def _closest(seen, spots, distances, kept, boxes, stride, tau, w, zmin, distance
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def splat_cells(planes, ranges, P, stride, near, rho_max, tau, h, w, zmin, hit, depth, rho, block):
+def splat_cells(planes, ranges, P, eye, stride, near, rho_max, tau, h, w, zmin, hit, depth, rho, block):
     """Land every valid source cell in the target grid, with its true footprint, and z-buffer within the group.
 
     The footprint is the bounding box of the cell's four corners on its tangent plane, at least one target cell wide:
@@ -252,8 +260,9 @@ def splat_cells(planes, ranges, P, stride, near, rho_max, tau, h, w, zmin, hit, 
 
     `zmin [h*w]` gets the nearest depth per target cell, infinity where nothing lands; `hit` the source cell, or -1,
     that lands closest to the cell's centre among those within `tau` of the nearest (then nearer, then first in row
-    order), with its depth and magnification. Returns how many cells landed inside the image, and how many of those
-    were magnified too far.
+    order), with its depth and magnification, infinity for one that is seen from behind: it hides, and is not shown.
+    Returns how many cells landed inside the image, how many of those were magnified too far, and how many are seen
+    from behind.
     """
     cells = (planes.shape[1] - 2) * (planes.shape[2] - 2)
     seen, distances = np.empty((2, cells + 1), np.float32), np.empty(cells, np.float32)
@@ -264,15 +273,15 @@ def splat_cells(planes, ranges, P, stride, near, rho_max, tau, h, w, zmin, hit, 
     )
     seen[0, cells] = seen[1, cells] = 0  # what is hit where nothing lands
     zmin[:], block[:], hit[:] = np.inf, np.inf, cells
-    one, more, landed, coarse = _nearest(
-        planes, ranges, P, stride, near, rho_max, h, w, zmin, block, seen, spots, distances, kept, boxes
+    one, more, landed, coarse, behind = _nearest(
+        planes, ranges, P, eye, stride, near, rho_max, h, w, zmin, block, seen, spots, distances, kept, boxes
     )
     distance = np.full(h * w, np.inf, np.float32)
     _closest(seen, spots[:one], distances, kept, boxes[:more], stride, tau, w, zmin, distance, hit)
     for t in range(h * w):
         q = hit[t]
         depth[t], rho[t], hit[t] = seen[0, q], seen[1, q], q if q < cells else -1
-    return landed, coarse
+    return landed, coarse, behind
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
@@ -296,7 +305,8 @@ def _angle(dot, cross):
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
 def rate(zmin, depth, rho, center, focal, principal, stride, theta, h, w, quality):
-    """How well a group shows each cell it lands in: from 1/2 to 1 for the same viewpoint, unmagnified; else 0.
+    """How well a group shows each cell it lands in: from 1/2 to 1 for the same viewpoint, unmagnified; else 0, and 0
+    where `rho` is infinite.
 
     `1/2 + 1/2 / ((1 + angle / theta) max(1, rho))`, with the angle at the surface between the view's ray and the
     source's, whose camera lies at `center [3]` in the view's frame. Appearance depends on the direction it is seen
@@ -320,21 +330,24 @@ def rate(zmin, depth, rho, center, focal, principal, stride, theta, h, w, qualit
             angle = _angle(dot, np.sqrt(nx * nx + ny * ny + nz * nz))
             large = rhos[j] if rhos[j] > ONE else ONE
             value = HALF + HALF / ((ONE + angle * per_theta) * large)
-            values[j] = value if nearest[j] < infinite else ZERO
+            values[j] = value if (nearest[j] < infinite) & (rhos[j] < infinite) else ZERO
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def land_cells(planes, ranges, P, center, focal, principal, stride, limits, k, zmin, hit, depth, block, quality):
+def land_cells(planes, ranges, P, Q, center, focal, principal, stride, limits, k, zmin, hit, depth, block, quality):
     """`splat_cells` and `rate` of the group that is `k` in the pool into the rows `k` of `[pool h w]`.
 
-    `P [pool 3 4]`, `center [pool 3]`; `limits`: `near`, `rho_max`, `tau`, `theta`. Returns what `splat_cells` does.
+    `P`, `Q [pool 3 4]`, `center [pool 3]`; `limits`: `near`, `rho_max`, `tau`, `theta`. Returns what `splat_cells`
+    does.
     """
     _, h, w = zmin.shape
     near, rho_max, tau, theta = limits
     rows = slice(k * h * w, (k + 1) * h * w)
     nearest, depths, rho = zmin.reshape(-1)[rows], depth.reshape(-1)[rows], np.empty(h * w, np.float32)
     hits, blocks, values = hit.reshape(-1)[rows], block.reshape(-1)[rows], quality.reshape(-1)[rows]
-    counts = splat_cells(planes, ranges, P[k], stride, near, rho_max, tau, h, w, nearest, hits, depths, rho, blocks)
+    counts = splat_cells(
+        planes, ranges, P[k], Q[k, :, 3], stride, near, rho_max, tau, h, w, nearest, hits, depths, rho, blocks
+    )
     rate(nearest, depths, rho, center[k], focal, principal, stride, theta, h, w, values)
     return counts

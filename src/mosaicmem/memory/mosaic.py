@@ -24,6 +24,7 @@ class Reason(IntEnum):
     duplicate = 6  # what it shows is shown by those kept, but for less than `gain_min`
     budget = 7  # it would have added something, but the budget was spent
     superseded = 8  # it did not hold at the time asked for
+    behind = 9  # what lands is seen from behind
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,12 @@ def _land_on(
     half = grid.stride / 2
     low, high = torch.minimum(low, landing - half)[:, None], torch.maximum(high, landing + half)[:, None]
     usable = group.valid.reshape(-1) & (z > near)
+    # n . X = 1 on each cell's plane and less on the source's side; z (u, v, 1) = K X
+    M = view.viewmats[0] @ group.world_from_cam
+    eye = torch.linalg.inv(M)[:3, 3] @ camera.Ks[0].T
+    slope = planes[:, 1:] / keyframe.stride
+    level = planes[:, 0] - (slope * uv).sum(-1)
+    behind = slope @ eye[:2] + level * eye[2] >= 1
     fine, coarse = (usable & (rho <= config.rho_max))[:, None], (usable & (rho > config.rho_max))[:, None]
     hits = fine & ((target >= low) & (target < high)).all(-1)
     close_low = torch.maximum(low, (landing - grid.stride)[:, None])
@@ -138,7 +144,7 @@ def _land_on(
     return Landing(
         zmin,
         torch.where(found, depth[hit, column], zero),
-        torch.where(found, rho[hit], zero),
+        torch.where(found, torch.where(behind, math.inf, rho)[hit], zero),
         torch.where(found, hit, -1),
         block,
     )
@@ -205,15 +211,17 @@ def quality(
     group: Group, landing: Landing, hiding: Hiding, view: Cameras, grid: TokenGrid,
     config: RetrievalConfig,
 ) -> Float[Tensor, " q"]:  # fmt: skip
-    """`1/2 + 1/2 / ((1 + angle / view_angle) max(1, rho))` where the group is in sight, else 0."""
+    """`1/2 + 1/2 / ((1 + angle / view_angle) max(1, rho))` where the group is in sight, and not from behind, else 0."""
     uv = grid.cell_centers(torch.float64).reshape(-1, 2)
     points = se3.transform_points(view.c2w[0], unproject(uv, landing.depth, view.Ks[0]))
     to_view = torch.nn.functional.normalize(points - view.centers[0], dim=-1)
     to_source = torch.nn.functional.normalize(points - group.world_from_cam[:3, 3], dim=-1)
     angle = torch.rad2deg(2 * torch.atan2((to_view - to_source).norm(dim=-1), (to_view + to_source).norm(dim=-1)))
     value = 0.5 + 0.5 / ((1 + angle / config.view_angle) * landing.rho.clamp(min=1))
-    shown = (landing.zmin < math.inf) & in_sight(
-        group, landing.zmin, landing.depth, landing.zmin, hiding, view, grid, config
+    shown = (
+        (landing.zmin < math.inf)
+        & (landing.rho < math.inf)
+        & in_sight(group, landing.zmin, landing.depth, landing.zmin, hiding, view, grid, config)
     )
     return torch.where(shown, value, torch.zeros_like(value))
 
@@ -250,8 +258,8 @@ def read(
     cam_from_world = torch.linalg.inv(group.world_from_cam)
     target = grid.cell_centers(torch.float64).reshape(-1, 2)
     eye = se3.transform_points(cam_from_world, view.centers)[0]
-    ahead = unproject(target, torch.ones_like(landing.depth), view.Ks[0])
-    ray = se3.transform_points(cam_from_world, se3.transform_points(view.c2w[0], ahead)) - eye  # for a depth of 1
+    unit = unproject(target, torch.ones_like(landing.depth), view.Ks[0])
+    ray = se3.transform_points(cam_from_world, se3.transform_points(view.c2w[0], unit)) - eye  # for a depth of 1
     D = landing.depth.clone()
     alive = landing.hit >= 0
     for step in range(config.refine_steps + 1):

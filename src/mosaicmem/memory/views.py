@@ -242,9 +242,10 @@ class _View:
 
         def land(k: int) -> None:
             planes[k] = tangent_planes(call.store.group(int(pool[k])))
-            landed, coarse = _landing_kernels.land_cells(
+            landed, coarse, behind = _landing_kernels.land_cells(
                 *planes[k],
                 landing.maps.P,
+                landing.maps.Q,
                 landing.maps.center,
                 *self.lens,
                 limits,
@@ -256,7 +257,8 @@ class _View:
                 landing.quality,
             )
             if landed:
-                self.decisions[pool[k]] = Reason.coarse if coarse == landed else Reason.hidden
+                unseen = Reason.behind if coarse + behind == landed else Reason.hidden
+                self.decisions[pool[k]] = Reason.coarse if coarse == landed else unseen
 
         for_each(land, len(pool), worth=self._cells(len(pool)) >= WORTH_A_THREAD)
         return landing

@@ -35,6 +35,7 @@ REASONS = {
     Reason.duplicate: "shown better by those kept",
     Reason.budget: "would add, but the budget is spent",
     Reason.superseded: "no longer true, or not yet",
+    Reason.behind: "seen from behind",
 }
 
 
