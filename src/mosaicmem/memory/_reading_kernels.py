@@ -153,7 +153,8 @@ def read_back(planes, P, Q, stride, near, tau, tau_surface, w_min, steps, first,
 
     From the depth of the cell that is `hit [h w]` the ray of the target cell is followed to the group's own surface by
     Newton's steps, from where it is to where it meets the plane that touches the surface there, until surface and ray
-    are one or after `steps`; `steps = 0` is one plain back-projection. A flat surface is met at once.
+    are one or after `steps`; `steps = 0` is one plain back-projection. A flat surface is met at once, and any only from
+    the front.
     A cell is good if at least `w_min` of the bilinear weight lies on valid taps that agree with the ray's depth within
     `tau`, and the surface they interpolate does within `tau_surface`: footprints are generous, this is strict. A ray
     that misses the surface whose footprint it met goes on to whatever lies behind. Taps are carried to the sample

@@ -88,9 +88,7 @@ class Call:
     def fill(self) -> None:
         """Answer every view: key views of a window first, then those that read from what these found."""
         h, w = self.grid.cells
-        work = (
-            min(len(self.store), self.config.looked_at) * h * w
-        )  # of a view: of small ones most is Python's own share
+        work = min(len(self.store), self.config.looked_at) * h * w  # of small views most is Python's own share
         unit, step = float(self.store.scale), self.config.key_step
         plan = windows.plan(self.viewmats, self.Ks, (self.grid.width, self.grid.height), unit, step)
         # whoever takes a view that waits comes after all keys have been taken, by those who wait for nobody
