@@ -105,6 +105,7 @@ class ToyTask:
     """Fit a line to points, with noise from torch's own generator in the loss, as dropout would have it."""
 
     name = "toy"
+    needs_weights = False
 
     def __init__(self, batch: int = 4, bad: range = range(0), noise: float = 0.1) -> None:
         torch.manual_seed(1)

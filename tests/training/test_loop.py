@@ -173,10 +173,12 @@ OUTSIDE = {
     **dict.fromkeys(("warmup", "seed"), (-1,)),
     **dict.fromkeys(("weight_decay", "checkpoint_minutes", "minutes"), (-0.1, math.nan)),
     **dict.fromkeys(("lr", "clip"), (0.0, -0.1, math.nan)),
+    "workers": (-1,),
     "decay": (0.0, 1.1, math.nan),
     "ema": (-0.1, 1.0, math.nan),
 }
 ENDS = {"steps": 1, "evaluate_every": 1, "log_every": 1, "warmup": 0, "minutes": 0.0, "decay": 1.0, "ema": 0.0}
+ENDS |= {"workers": 0}
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

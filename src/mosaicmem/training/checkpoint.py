@@ -21,7 +21,9 @@ from mosaicmem.models.checkpoint import load_world, read_tensors
 from mosaicmem.models.world_model import WorldNetwork
 
 FORMAT = "mosaicmem-training-1"
-FREE = ("steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every", "data.clips", "data.last")
+FREE = (
+    "steps", "minutes", "checkpoint_minutes", "evaluate_every", "log_every", "workers", "data.clips", "data.last",
+)  # fmt: skip
 """What may change between two runs of one training: when it stops, how often it reports, and more data."""
 LATE = (".subframe_embedding.", ".place_embedding.", ".place_answer.", ".place_gate.", ".age_embedding.")
 """In the names of parameters that weights may lack: they start without effect, which need not be at 0."""

@@ -44,6 +44,7 @@ class DepthTask:
     """Metric depth with a spread, and where there is none (see `training.task.Task`)."""
 
     name = "depth"
+    needs_weights = False
 
     def __init__(
         self, clips: ClipCache, names: Sequence[str], held_out: Sequence[Clip], config: DepthTaskConfig | None = None,

@@ -96,7 +96,7 @@ def write_latents(path: Path, clip: LatentClip) -> None:
         part.write_bytes(save(tensors, {"mosaicmem": json.dumps(words)}))
 
 
-@lru_cache(2000)
+@lru_cache(400)
 def read_latents(path: Path) -> LatentClip:
     """Read what `write_latents` wrote; clips read last stay in memory (2 MB each)."""
     if not path.is_file():

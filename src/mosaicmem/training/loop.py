@@ -21,6 +21,7 @@ from torch import nn
 
 from mosaicmem.errors import ConfigError, MosaicMemError, refuse
 from mosaicmem.io.files import write_image
+from mosaicmem.training.ahead import batches
 from mosaicmem.training.checkpoint import load_checkpoint, provenance, save_checkpoint
 from mosaicmem.training.curves import draw_curves
 from mosaicmem.training.distributed import (
@@ -60,6 +61,7 @@ class TrainConfig:
         seed: Of initial weights and of what is random in a loss.
         checkpoint_minutes: Between two checkpoints.
         evaluate_every, log_every: Steps.
+        workers: Processes of every rank that make batches ahead; 0 makes each when it is needed. They change no batch.
     """
 
     steps: int = 10_000
@@ -76,10 +78,11 @@ class TrainConfig:
     checkpoint_minutes: float = 4.0
     evaluate_every: int = 500
     log_every: int = 10
+    workers: int = 0
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "evaluate_every": 1, "log_every": 1, "warmup": 0, "seed": 0, "weight_decay": 0}
-        least |= {"checkpoint_minutes": 0} | ({} if self.minutes is None else {"minutes": 0})
+        least |= {"workers": 0, "checkpoint_minutes": 0} | ({} if self.minutes is None else {"minutes": 0})
         told = {name: getattr(self, name) for name in (*least, "lr", "clip")}
         refuse(
             *((not told[name] >= low, f"{name} = {told[name]}: expected {low} or more") for name, low in least.items()),
@@ -175,8 +178,10 @@ class _Run:
         began = saved = time.monotonic()
         before = self.seconds
         late = False
+        steps = range(self.step, self.config.steps)
+        ahead = batches(self.task, steps, self.rank, self.world, workers=self.config.workers)
         while self.step < self.config.steps and not any_rank(late or stop(), self.world):
-            loss, metrics = self._one_step()
+            loss, metrics = self._one_step(ahead)
             now = time.monotonic()
             self.seconds = before + now - began
             if self.step % self.config.log_every == 0 or self.step == 1:
@@ -190,10 +195,10 @@ class _Run:
         self._evaluate()
         self._save()
 
-    def _one_step(self) -> tuple[float, dict[str, float]]:
+    def _one_step(self, ahead: Iterator[Any]) -> tuple[float, dict[str, float]]:
         config = self.config
         torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.rank)
-        batch = on_device(self.task.batch(self.step, self.rank, self.world), self.device)
+        batch = on_device(next(ahead), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss, metrics = self.task.loss(self.module, batch)
         for optimizer in self.optimizers:

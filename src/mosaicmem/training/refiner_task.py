@@ -74,6 +74,7 @@ class RefinerTask:
     """
 
     name = "refiner"
+    needs_weights = False  # of the refiner: those of the world model stay as they are
 
     def __init__(
         self, world: WorldTask, vae: VideoVAE, model: RefinerConfig | None = None,

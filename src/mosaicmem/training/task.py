@@ -24,6 +24,11 @@ class Task(Protocol):
         """What is trained."""
         ...
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether batches depend on the module's weights; then no other process can make them ahead."""
+        ...
+
     def batch(self, step: int, rank: int, world_size: int) -> Any:
         """The part of a step's batch that a rank computes: a pure function of its arguments and the task's seed.
 

@@ -51,6 +51,7 @@ class VAETask:
     """Reconstruct frames and groups of frames (see `training.task.Task`)."""
 
     name = "vae"
+    needs_weights = False
 
     def __init__(
         self, clips: ClipCache, names: Sequence[str], held_out: Sequence[Clip], config: VAETaskConfig | None = None,

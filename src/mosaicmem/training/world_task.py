@@ -209,6 +209,11 @@ class WorldTask:
         self._twins = TWINS * (int(cfg.twins * cfg.batch) // TWINS)  # the first so many samples of a step
         self._retold = RETOLD * (int(cfg.retold * cfg.batch) // RETOLD)  # those that follow
 
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the model rehearses: some of the history is then what it makes of it."""
+        return self.settings.rehearse > 0 and self.vae is not None
+
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> WorldBatch:
         """The samples of a step that belong to a rank: a function of seed, step and rank, and of the weights where
         the model rehearses."""
