@@ -114,6 +114,12 @@ def test_a_training_begins_with_the_mean_of_anothers_weights(run, tmp_path):
         start_from(exported, ToyTask().module)
     with pytest.raises(InputError, match="no such weights"):
         start_from(tmp_path / "nowhere", ToyTask().module)
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    for name in ("world", "vae"):
+        (folder / f"{name}.safetensors").write_bytes(exported.read_bytes())
+    with pytest.raises(InputError, match=r"name one of vae\.safetensors, world\.safetensors$"):
+        start_from(folder, ToyTask().module)
 
 
 def test_weights_from_before_subframes_begin_a_training_that_reads_them(run, tmp_path):

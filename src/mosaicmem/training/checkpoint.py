@@ -116,9 +116,13 @@ def start_from(path: Path, module: nn.Module) -> None:
         InputError: if there is no such file, or it holds no weights.
         ConfigError: if they are of another network or of other sizes.
     """
+    found = sorted(file.name for file in path.glob("*.safetensors")) if path.is_dir() else []
     path = path / "checkpoint.safetensors" if path.is_dir() else path
     if not path.is_file():
-        raise InputError(f"{path}: no such weights; expected a checkpoint, its folder, or exported weights")
+        instead = f"; to begin with exported weights, name one of {', '.join(found)}" if found else ""
+        raise InputError(
+            f"{path}: no such weights; expected a checkpoint, its folder, or a file of exported weights{instead}"
+        )
     _, tensors = read_tensors(path)
     averaged = {k.removeprefix("ema."): v for k, v in tensors.items() if k.startswith("ema.")}
     weights = averaged or tensors
