@@ -47,6 +47,29 @@ def test_any_tree_of_inserts_equals_building_each_store_alone(parents: list[int]
         assert torch.equal(store.centers, alone.centers) and store.offsets == alone.offsets
 
 
+COLUMNS = ("centers", "radii", "patch_ids", "blocks", "block_rows", "block_offsets", "spheres", "times", "numbers")
+COLUMNS += ("places", "lenses")
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 100))
+def test_many_inserted_at_once_are_the_same_as_one_by_one(runs: list[int], seed: int) -> None:
+    cameras = random_room_cameras(sum(runs) + 1, seed)
+    frames = [keyframe(room_depth(c), c, frame=i) for i, c in enumerate(cameras)]
+    frames[0].valid.zero_()  # one that gives no patch
+    at_once = one_by_one = PatchStore.empty()
+    for count in [*runs, 1]:
+        at, keys = len(at_once), slice(len(at_once), len(at_once) + count)
+        at_once = at_once.insert_all(frames[keys])
+        assert len(at_once) == at + count
+    for frame in frames:
+        one_by_one = one_by_one.insert(frame)
+    assert at_once.offsets == one_by_one.offsets and at_once.scale == one_by_one.scale
+    for name in COLUMNS:
+        assert torch.equal(getattr(at_once, name), getattr(one_by_one, name)), name
+    again = PatchStore.from_groups(one_by_one.groups)
+    assert all(torch.equal(getattr(again, name), getattr(one_by_one, name)) for name in COLUMNS)
+
+
 def test_inserting_appends_in_place_and_copies_only_on_a_fork() -> None:
     store = PatchStore.empty().insert(keyframe(4.0, camera()))
     before = store.centers.data_ptr()

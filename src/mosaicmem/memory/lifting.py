@@ -90,25 +90,25 @@ def lift(
             raise GeometryError(f"{name} is {found[1]}x{found[0]}, expected the grid's {size[1]}x{size[0]} (WxH)")
     known = depth.isfinite() & (depth > 0)
     clean = torch.where(known, depth, torch.zeros_like(depth))
-    positive = clean[known]
-    usable = known & (clean > config.near * positive.median()) if len(positive) else known
+    at = _Centers(grid)
+    cells = at(clean)
+    valid = at(known)
+    if bool(known.any()):
+        valid &= cells > config.near * clean[known].median()
     if config.flying_ratio:
-        usable &= ~_flying(clean, config.flying_ratio, config.edge_spacing)
+        valid &= ~_flying(clean, at, config.flying_ratio, config.edge_spacing)
     if config.edge_ratio:
-        usable &= ~_edge(clean, config.edge_ratio, config.edge_spacing)
+        valid &= ~_edge(clean, at, config.edge_ratio, config.edge_spacing)
     if exclude is not None:
-        usable &= ~exclude
-    conf = torch.ones_like(clean) if confidence is None else confidence
+        valid &= ~at(exclude)
+    sure = torch.ones_like(cells) if confidence is None else at(confidence)
     if confidence is not None and config.confidence_percentile and bool(known.any()):
-        usable &= conf >= torch.quantile(conf[known].float(), config.confidence_percentile / 100)
-    rows, cols = _center_pixels(grid)
-    pick = (rows[:, None], cols[None, :])
-    valid = usable[pick]
+        valid &= sure >= torch.quantile(confidence[known].float(), config.confidence_percentile / 100)
     return Keyframe(
         latents=latents,
-        depth=torch.where(known[pick], clean[pick], torch.zeros_like(clean[pick])),
+        depth=cells,
         valid=valid,
-        confidence=conf[pick].to(clean.dtype),
+        confidence=sure.to(cells.dtype),
         camera=camera.to(dtype=torch.float64, device="cpu"),
         stride=grid.stride,
         patch=grid.patch,
@@ -118,41 +118,41 @@ def lift(
     )
 
 
-def _center_pixels(grid: TokenGrid) -> tuple[Tensor, Tensor]:
-    h, w = grid.cells
-    half = grid.stride // 2
-    return torch.arange(h) * grid.stride + half, torch.arange(w) * grid.stride + half
+class _Centers:
+    """Looks at an image under the cells' centres, or beside them; what lies outside repeats the border."""
+
+    def __init__(self, grid: TokenGrid) -> None:
+        h, w = grid.cells
+        self.rows, self.cols = (torch.arange(n) * grid.stride + grid.stride // 2 for n in (h, w))
+
+    def __call__(self, image: Tensor, dy: int = 0, dx: int = 0) -> Tensor:
+        """`out[i, j] = image[rows[i] + dy, cols[j] + dx]`."""
+        H, W = image.shape
+        return image[(self.rows + dy).clamp(0, H - 1)[:, None], (self.cols + dx).clamp(0, W - 1)]
 
 
-def _shifted(depth: Tensor, dy: int, dx: int) -> Tensor:
-    """`out[y, x] = depth[y + dy, x + dx]`, repeating the border."""
-    H, W = depth.shape
-    rows = (torch.arange(H) + dy).clamp(0, H - 1)
-    cols = (torch.arange(W) + dx).clamp(0, W - 1)
-    return depth[rows[:, None], cols[None, :]]
-
-
-def _flying(depth: Tensor, ratio: float, spacing: int) -> Bool[Tensor, "H W"]:
+def _flying(depth: Float[Tensor, "H W"], at: _Centers, ratio: float, spacing: int) -> Bool[Tensor, "h w"]:
     """Strictly between a nearer and a farther opposite neighbour, away from both by more than `ratio`.
 
     A slanted plane also lies between its neighbours, but evenly (linear in inverse depth): it is exempt as long as
     its inverse depth is within a tenth of the neighbours' mean.
     """
-    out = torch.zeros_like(depth, dtype=torch.bool)
+    here = at(depth)
+    inverse, out = 1 / here.clamp(min=1e-12), torch.zeros_like(here, dtype=torch.bool)
     for dy, dx in [(0, spacing), (spacing, 0)]:
-        a, b = _shifted(depth, dy, dx), _shifted(depth, -dy, -dx)
+        a, b = at(depth, dy, dx), at(depth, -dy, -dx)
         near, far = torch.minimum(a, b), torch.maximum(a, b)
-        known = (near > 0) & (depth > 0)
-        between = (depth > ratio * near) & (depth * ratio < far)
-        inverse, mean = 1 / depth.clamp(min=1e-12), (1 / a.clamp(min=1e-12) + 1 / b.clamp(min=1e-12)) / 2
+        known = (near > 0) & (here > 0)
+        between = (here > ratio * near) & (here * ratio < far)
+        mean = (1 / a.clamp(min=1e-12) + 1 / b.clamp(min=1e-12)) / 2
         plane = (inverse - mean).abs() < 0.1 * inverse
         out |= known & between & ~plane
     return out
 
 
-def _edge(depth: Tensor, ratio: float, spacing: int) -> Bool[Tensor, "H W"]:
+def _edge(depth: Float[Tensor, "H W"], at: _Centers, ratio: float, spacing: int) -> Bool[Tensor, "h w"]:
     """max/min over the known depths of a 3x3 stencil exceeds `ratio`."""
-    stack = torch.stack([_shifted(depth, dy, dx) for dy in (-spacing, 0, spacing) for dx in (-spacing, 0, spacing)])
+    stack = torch.stack([at(depth, dy, dx) for dy in (-spacing, 0, spacing) for dx in (-spacing, 0, spacing)])
     far = stack.amax(0)
     near = torch.where(stack > 0, stack, torch.inf).amin(0)
     return (near < torch.inf) & (far > ratio * near)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -111,13 +112,30 @@ class PatchStore:
         Raises:
             GeometryError: if the keyframe's channels, stride or patch size differ from those already stored.
         """
-        uid = self._arena.groups[self.num_groups - 1].uid + 1 if self.num_groups else 0
-        return self.insert_group(Group(keyframe, keyframe.camera.c2w[0].double(), None, uid))
+        return self.insert_all([keyframe])
+
+    def insert_all(self, keyframes: Sequence[Keyframe]) -> PatchStore:
+        """A store with some keyframes more, the same as one by one; many at once cost little more than one.
+
+        Raises:
+            GeometryError: as `insert`.
+        """
+        first = self._arena.groups[self.num_groups - 1].uid + 1 if self.num_groups else 0
+        return self.insert_groups(
+            [Group(key, key.camera.c2w[0].double(), None, uid) for uid, key in enumerate(keyframes, start=first)]
+        )
 
     def insert_group(self, group: Group) -> PatchStore:
         """A store with one group more. Its `uid` must be larger than every stored one."""
-        points, radii, patch_ids = patch_points(group)
-        return self._extended([group], points, radii, patch_ids, [0, len(points)])
+        return self.insert_groups([group])
+
+    def insert_groups(self, groups: Sequence[Group]) -> PatchStore:
+        """A store with some groups more, in this order of rising `uid`."""
+        if not groups:
+            return self
+        points, radii, patch_ids = zip(*map(patch_points, groups), strict=True)
+        offsets = [0, *accumulate(map(len, points))]
+        return self._extended(groups, torch.cat(points), torch.cat(radii), torch.cat(patch_ids), offsets)
 
     def _extended(
         self, groups: Sequence[Group], points: Tensor, radii: Tensor, patch_ids: Tensor, offsets: Sequence[int]
@@ -142,10 +160,7 @@ class PatchStore:
     @staticmethod
     def from_groups(groups: Sequence[Group]) -> PatchStore:
         """A store of these groups, in this order."""
-        store = PatchStore.empty()
-        for group in groups:
-            store = store.insert_group(group)
-        return store
+        return PatchStore.empty().insert_groups(groups)
 
     @staticmethod
     def from_columns(

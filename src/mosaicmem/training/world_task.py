@@ -442,11 +442,11 @@ class WorldTask:
         chosen = [k for k in chosen if common is None or k in common]
         if not plain and rng.random() < cfg.no_memory:
             return None, None
-        store = PatchStore.empty()
         level = float(rng.uniform(0, 0.15)) if not plain and rng.random() < cfg.degrade else 0.0
         error = 0.0 if plain else cfg.depth_error
-        for k in chosen:
-            store = store.insert(_keyframe(clip, history[k], k, self.grid, error, level, generator))
+        store = PatchStore.empty().insert_all(
+            [_keyframe(clip, history[k], k, self.grid, error, level, generator) for k in chosen]
+        )
         kernel = None if self.vae is None else self.vae.kernel
         whole = bool(self.module.config.memory_subframes)
         view = look(store, window, self.grid, RetrievalConfig().inventing(), every=whole, kernel=kernel)
