@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +19,57 @@ GRID = TokenGrid(64, 32, stride=4, patch=2)
 
 def lifted(depth: torch.Tensor, config: LiftingConfig | None = None, **kw: object) -> Keyframe:
     return lift(torch.zeros(1, *GRID.cells), depth, camera(GRID), GRID, config=config, **kw)  # pyright: ignore[reportArgumentType]
+
+
+def judged_one_by_one(
+    depth: np.ndarray, config: LiftingConfig, confidence: np.ndarray | None, exclude: np.ndarray | None
+) -> np.ndarray:
+    """The slow twin: which cells may be read, pixel by pixel from what `LiftingConfig` says of each test."""
+    H, W = depth.shape
+    known = np.isfinite(depth) & (depth > 0)
+    clean = np.where(known, depth, np.float32(0))
+    least = config.near * np.sort(clean[known])[(known.sum() - 1) // 2] if known.any() else np.float32(0)
+    sure = -np.inf
+    if confidence is not None and known.any():
+        sure = np.quantile(confidence[known], config.confidence_percentile / 100)
+
+    def near_pixel(y: int, x: int) -> np.float32:
+        return clean[min(max(y, 0), H - 1), min(max(x, 0), W - 1)]
+
+    def flies(y: int, x: int, dy: int, dx: int) -> bool:
+        here, a, b = near_pixel(y, x), near_pixel(y + dy, x + dx), near_pixel(y - dy, x - dx)
+        low, high = min(a, b), max(a, b)
+        if low == 0 or here == 0 or not (here > config.flying_ratio * low and here * config.flying_ratio < high):
+            return False
+        return bool(abs(1 / here - (1 / a + 1 / b) / 2) >= 0.1 / here)
+
+    valid = np.zeros(GRID.cells, bool)
+    for i, j in np.ndindex(*GRID.cells):
+        y, x, far = GRID.stride * i + GRID.stride // 2, GRID.stride * j + GRID.stride // 2, config.edge_spacing
+        keep = known[y, x] and clean[y, x] > least
+        keep &= not (config.flying_ratio and (flies(y, x, 0, far) or flies(y, x, far, 0)))
+        around = [near_pixel(y + u, x + v) for u in (-far, 0, far) for v in (-far, 0, far)]
+        some = [z for z in around if z > 0]
+        keep &= not (config.edge_ratio and some and max(some) > config.edge_ratio * min(some))
+        keep &= exclude is None or not exclude[y, x]
+        valid[i, j] = keep and (confidence is None or confidence[y, x] >= sure)
+    return valid
+
+
+@given(
+    st.integers(0, 10_000), st.integers(1, 6), st.sampled_from([0.0, 1.05]), st.sampled_from([0.0, 1.2]), st.booleans()
+)
+def test_cells_are_judged_as_one_by_one(seed: int, spacing: int, flying: float, edge: float, all_given: bool) -> None:
+    rng = np.random.default_rng(seed)
+    blocks = rng.uniform(0.5, 6, (6, 12)).repeat(6, 0).repeat(6, 1)[2:34, 3:67]  # edges off the cells' centres
+    depth = (blocks * (1 + 0.02 * rng.standard_normal(blocks.shape))).astype(np.float32)
+    depth[rng.random(depth.shape) < 0.1] = rng.choice([0, -1, np.nan, np.inf])
+    confidence = rng.random(depth.shape).astype(np.float32) if all_given else None
+    exclude = rng.random(depth.shape) < 0.2 if all_given else None
+    config = LiftingConfig(0.4, flying, edge, spacing, 30.0)
+    told = {} if not all_given else {"confidence": torch.from_numpy(confidence), "exclude": torch.from_numpy(exclude)}
+    keyframe = lifted(torch.from_numpy(depth), config, **told)
+    assert np.array_equal(keyframe.valid.numpy(), judged_one_by_one(depth, config, confidence, exclude))
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), -float("inf")])
