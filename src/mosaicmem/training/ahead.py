@@ -7,7 +7,6 @@ time. Because a batch is a function of its step (`training.task.Task.batch`), wh
 from __future__ import annotations
 
 import copy
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,9 +65,9 @@ class _Steps(Dataset[Any]):
 
 def _without_weights(task: Task) -> Task:
     """A copy that can be sent to another process, however large the module is."""
-    weights = [*task.module.named_parameters(), *task.module.named_buffers()]
-    empty = {id(w): torch.empty_like(w, device="meta") for _, w in weights}
-    empty |= {id(p): nn.Parameter(empty[id(p)], requires_grad=False) for p in task.module.parameters()}
+    empty = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in task.module.buffers()}
+    for weight in task.module.parameters():
+        empty[id(weight)] = nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
     return copy.deepcopy(task, empty)
 
 
@@ -79,5 +78,4 @@ def _as_it_is(batch: Any) -> Any:
 def _begin(_: int) -> None:
     """One thread a worker; Ctrl-C is the trainer's to answer."""
     torch.set_num_threads(1)
-    os.environ["NUMBA_NUM_THREADS"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
