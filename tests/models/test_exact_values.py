@@ -270,14 +270,21 @@ def test_E3_undo_restores_the_memory_byte_for_byte(tmp_path: Path) -> None:
         assert (tmp_path / f"{i}.mosaic").read_bytes() != before, "control: an edit is another memory"
 
 
-def test_T2_the_mixture_adds_every_other_warped_rope_token_to_all_of_warped_latent() -> None:
-    """Token for token, in the order of targets: `latent` alone, and of `rope` alone where latent + row + column is
-    even."""
-    store = store_of(wall(4.0, 0), wall(5.5, 1, source=camera(x=0.7)))
+def test_T2_the_mixture_adds_warped_rope_tokens_to_all_of_warped_latent_where_a_cell_is_a_hole() -> None:
+    """Token for token, in the order of targets: `latent` alone, and of `rope` alone where not all four cells are
+    shown."""
+    known = torch.ones(2, H, W, dtype=torch.bool)
+    known[0, ::3, ::5] = known[1, :, : W // 2] = False
+    store = store_of(wall(4.0, 0, valid=known[0]), wall(5.5, 1, valid=known[1], source=camera(x=0.7)))
     mosaic = retrieve(store, camera(x=0.31, z=0.17), GRID)
     mixed, latent, rope = (assemble(store, mosaic, a, first_latent=1) for a in ("mixture", "latent", "rope"))
     expected = [(*t, 0, i) for i, t in enumerate(latent.target.tolist())]
-    expected += [(*t, 1, i) for i, t in enumerate(rope.target.tolist()) if (1 + sum(t)) % 2 == 0]
+    holes = mosaic.holes[0]
+    expected += [
+        (r, c, 1, i)
+        for i, (r, c) in enumerate(rope.target.tolist())
+        if holes[2 * r : 2 * r + 2, 2 * c : 2 * c + 2].any()
+    ]
     assert len(latent) < len(expected) == len(mixed) < len(latent) + len(rope)
     for i, (*target, kind, j) in enumerate(sorted(expected)):
         alone = rope if kind else latent

@@ -189,7 +189,6 @@ def assemble(
     times: Float[Tensor, "l"] | None = None,
     kernel: Tensor | None = None,
     read: tuple[Tensor, Tensor] | None = None,
-    generator: torch.Generator | None = None,
     tau: float = RetrievalConfig.tau,
 ) -> MemoryTokens:
     """Tokens for what memory shows: by Warped RoPE, by Warped Latent, or by both.
@@ -197,7 +196,8 @@ def assemble(
     Args:
         store, mosaic: The memory and what `retrieve` found in it.
         alignment: `latent` and `rope` give a covered target token one token; `mixture` gives it one by Warped Latent
-            and, where (latent + row + column) is even, another by Warped RoPE.
+            and, where that does not show all of its cells at all raw frames asked for, another by Warped RoPE, whose
+            stored patch is whole.
         first_latent: Latent index of the mosaic's first view; 1 in a window whose latent 0 is a clean anchor.
         subframes: What memory shows at the earlier raw frames of every view's latent, `temporal - 1` views for each,
             in order. With it, tokens of Warped Latent say what is seen at each of them: `subframes` holds the cells'
@@ -206,7 +206,6 @@ def assemble(
         times: Seconds of the views of `mosaic`; with it, tokens say how long ago they were seen.
         kernel: Of the autoencoder, to read between cells (see `canvas`).
         read: What `canvas` gave for the views of `mosaic` and, after them, of `subframes`; by default it is read here.
-        generator: For training: `mixture` takes a random half for Warped RoPE in place of the checkerboard.
         tau: Relative depth agreement of the gather, as at retrieval.
 
     Raises:
@@ -237,14 +236,10 @@ def assemble(
     )
     if alignment == "latent" or not len(gathered):
         return gathered
-    warped = _warp_rope(store, mosaic, gathered, view)
     if alignment == "rope":
-        return warped
-    if generator is None:
-        chosen = (warped.latent + warped.target.sum(-1)) % 2 == 0
-    else:
-        chosen = torch.rand(len(warped), generator=generator) < 0.5
-    both = _joined(gathered, warped[chosen])
+        return _warp_rope(store, mosaic, gathered, view)
+    partly = ~_whole(good, views, grid.patch)[view, row, column]
+    both = _joined(gathered, _warp_rope(store, mosaic, gathered[partly], view[partly]))
     target = both.target.unbind(-1)
     return both[((both.latent * grid.tokens[0] + target[0]) * grid.tokens[1] + target[1]).argsort(stable=True)]
 
@@ -270,6 +265,12 @@ def _frame_by_frame(
     earlier = cells_to_tokens(shown.permute(0, 2, 3, 1), grid.patch).flatten(3)  # [l (t-1) m n (c+1) p p]
     earlier = earlier.unflatten(0, (count, grid.temporal - 1)).movedim(1, 3).flatten(3)
     return torch.cat([earlier, _blocks(good[:count], grid.patch).to(earlier)], dim=-1)
+
+
+def _whole(good: Bool[Tensor, "v h w"], views: int, patch: int) -> Bool[Tensor, "l m n"]:
+    """Target tokens of which all cells are shown at all frames; the first views are those of the reference frames."""
+    shown = _blocks(good, patch).all(-1)
+    return shown[:views] & shown[views:].unflatten(0, (views, -1)).all(1)
 
 
 def _joined(a: MemoryTokens, b: MemoryTokens) -> MemoryTokens:

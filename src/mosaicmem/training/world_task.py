@@ -453,7 +453,7 @@ class WorldTask:
         times = (STEP * (start + 1 + torch.arange(len(view.mosaic)))).double() / FPS
         tokens = assemble(
             store, view.mosaic, alignment,
-            first_latent=1, subframes=view.earlier, times=times, read=view.read, generator=None if plain else generator,
+            first_latent=1, subframes=view.earlier, times=times, read=view.read,
         )  # fmt: skip
         return tokens, view.reference
 
