@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.se3 import axis_angle, make_transform
 from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels, retrieve
 from mosaicmem.memory.mosaic import Reason
-from mosaicmem.memory.pool import WORTH_A_LOOK, columns, thin
+from mosaicmem.memory.pool import WORTH_A_LOOK, WORTH_ANOTHER, columns, thin
 from mosaicmem.memory.reference import pool_reference, thin_reference, witness_reference
 from mosaicmem.memory.retrieval import POOL
 
@@ -121,8 +122,8 @@ def test_cover_picks_what_its_slow_twin_picks(groups: int, tokens: int, limit: i
     bits[:, :tokens] = seen
     shows = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)
     picked, some, missing = *np.zeros((2, groups), np.bool_), np.zeros(groups, np.int64)
-    much = WORTH_A_LOOK * tokens
-    found = _pool_kernels.cover(shows, worth, weights, order, limit, much, picked, missing, some)
+    much, again = WORTH_A_LOOK * tokens, WORTH_ANOTHER * tokens
+    found = _pool_kernels.cover(shows, worth, weights, order, limit, much, again, picked, missing, some)
     expected = thin_reference(torch.from_numpy(seen), worth.tolist(), weights.tolist(), order.tolist(), limit)
     assert found.tolist() == expected
     assert picked.nonzero()[0].tolist() == sorted(expected)
@@ -217,8 +218,24 @@ def test_columns_are_those_of_the_store_that_is_asked() -> None:
         found = columns(store)
         assert len(found.radii) == store.num_patches and len(found.spheres) == len(store)
         np.testing.assert_array_equal(found.centers, store.centers.numpy().reshape(-1))
-        for name in found._fields[1:]:
+        for name in found._fields[1:-3]:
             np.testing.assert_array_equal(getattr(found, name), getattr(store, name).numpy())
+
+
+@pytest.mark.parametrize("times", [[0.0, 1.0, 2.0, 3.0], [2.0, 0.0, 2.0, 1.0]])
+def test_columns_say_who_was_observed_who_was_moved_and_who_is_older(times: list[float]) -> None:
+    """In order or not, two at one time: then by frame."""
+    at = camera().c2w[0].double()
+    elsewhere = make_transform(torch.eye(3).double(), torch.ones(3).double()) @ at
+    frames = [replace(keyframe(4.0, camera(), frame=9 - i), time=t) for i, t in enumerate(times)]
+    frames[1] = replace(frames[1], origin="generated")
+    store = PatchStore.from_groups([Group(f, elsewhere if i == 2 else at, None, i) for i, f in enumerate(frames)])
+    found = columns(store)
+    assert found.observed.tolist() == store.observed.tolist() == [True, False, True, True]
+    assert found.moved.tolist() == [group.moved for group in store] == [False, False, True, False]
+    oldest_first = sorted(range(4), key=lambda g: store.group(g).age_key)
+    assert [oldest_first.index(g) for g in range(4)] == found.ranks.tolist()
+    assert found.ranks.tolist() == ([0, 1, 2, 3] if times[0] == 0 else [3, 0, 2, 1])
 
 
 def test_columns_are_forgotten_with_their_store() -> None:

@@ -7,6 +7,10 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
+from mosaicmem.memory.mosaic import Reason
+
+_KEPT, _DUPLICATE, _BUDGET = map(int, (Reason.kept, Reason.duplicate, Reason.budget))
+
 
 @njit(cache=True, error_model="numpy", nogil=True, fastmath={"reassoc"})
 @no_type_check
@@ -51,6 +55,22 @@ def greedy_cover(quality, weight, order, limit, gain_min, picked, gains, left, t
             shown += quality[k, q]
         left[k], total[k] = gain, shown
     return chosen[:num]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def explain(pool, picked, gained, left, total, gain_min, decisions, gains):
+    """Say in `decisions [g]` why each group of the `pool [k]` was picked or not, if it shows anything, and in
+    `gains [g]` what it added or would still add. The others are as `greedy_cover` has them."""
+    for k in range(len(pool)):
+        g = pool[k]
+        gains[g] = gained[k] if picked[k] else left[k]
+        if picked[k]:
+            decisions[g] = _KEPT
+        elif left[k] >= gain_min and left[k] > 0:
+            decisions[g] = _BUDGET
+        elif total[k] > 0:
+            decisions[g] = _DUPLICATE
 
 
 @njit(cache=True, error_model="numpy", inline="always", nogil=True)
@@ -238,19 +258,21 @@ def _serve(refined, uv, source_z, groups, patch, min_cells, top, first, able, vo
         served = 0
         for a in range(patch):
             for j in range(tj * patch, (tj + 1) * patch):
-                if able[a, j] == 0:
-                    continue
                 k, cell = best[tj], (top + a) * w + j
+                out = np.uint64(first * w + cell)
+                if able[a, j] == 0:
+                    to[out], to_behind[out], to_deep[out] = -1, 0.0, 0.0
+                    to_place[out + out], to_place[out + out + one] = 0.0, 0.0
+                    continue
                 at = np.uint64(k * rows * w + cell)
                 while not deep[at] < np.inf:
                     k = _next(votes, tj, k)
                     at = np.uint64(k * rows * w + cell)
-                out = np.uint64(first * w + cell)
                 to[out], to_behind[out], to_deep[out] = groups[k], behind[at], deep[at]
                 to_place[out + out], to_place[out + out + one] = place[at + at], place[at + at + one]
                 served += 1
-        if served >= min_cells:
-            owner[ti, tj], covered[ti, tj] = groups[best[tj]], True
+        covered[ti, tj] = served >= min_cells
+        owner[ti, tj] = groups[best[tj]] if served >= min_cells else -1
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -290,7 +312,7 @@ def assign_owners(
     a token; of the pool's `quality`, `zmin` and `block [pool h w]`, what stands in the way unshown, `picks [k]` are the
     rows of those `k`. A cell is served only by groups within `tau` of the nearest refined depth there, or of the
     nearest block, or that looked past it (`refined` is infinite elsewhere).
-    `owner [m n]` and `source [h w]` get `groups [k]` or stay as they are, `out_*` what the chosen group's reading says.
+    `owner [m n]` and `source [h w]` get `groups [k]` or -1, `out_*` what the chosen group's reading says or 0.
     """
     count, rows, w = refined.shape
     n, work = w // patch, np.empty((4, w))

@@ -15,6 +15,9 @@ from numba import njit
 from numba.core import types
 from numba.extending import intrinsic
 
+from mosaicmem.memory.mosaic import Reason
+
+_OUTSIDE, _HIDDEN, _DUPLICATE, _BUDGET = map(int, (Reason.outside, Reason.hidden, Reason.duplicate, Reason.budget))
 _SLACK = 1e-6  # of the coordinates' size: some ten times the rounding of a float32 projection
 
 
@@ -202,18 +205,33 @@ def _first(x, count):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def _place(centers, radii, start, count, eye, m, n, depth, front, box):
+def _view(eye, limits):
+    """`[19]` in float32: of `eye` the 3x4 matrix, focal lengths and principal point; of `limits` the size of a token,
+    the nearest depth and the largest half footprint."""
+    matrix, focal, principal = eye
+    view = np.empty(19, np.float32)
+    for i in range(3):
+        for j in range(4):
+            view[4 * i + j] = matrix[i, j]
+        view[16 + i] = limits[i]
+    for i in range(2):
+        view[12 + i], view[14 + i] = focal[i], principal[i]
+    return view
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _place(centers, radii, start, count, view, m, n, depth, front, box):
     """Where patches `start` to `start + count`, at most `LANES`, land, of `centers`, flat, and `radii`.
 
-    `eye [19]` is the view in float32: 3x4 matrix, focal lengths, principal point, and in pixels the size of a token,
-    then the nearest depth and the largest half footprint. `depth` and `front [LANES]` get their depth and that of
+    `view [19]` as from `_view`. `depth` and `front [LANES]` get their depth and that of
     their nearest point; `box [4 LANES]`, flat, first and past the last row of tokens, and the same of columns, nothing
     where they do not land. Returns whether any lands.
     """
-    a00, a01, a02, a03 = eye[0], eye[1], eye[2], eye[3]
-    a10, a11, a12, a13 = eye[4], eye[5], eye[6], eye[7]
-    a20, a21, a22, a23 = eye[8], eye[9], eye[10], eye[11]
-    fx, fy, cx, cy, stride, near, max_half = eye[12], eye[13], eye[14], eye[15], eye[16], eye[17], eye[18]
+    a00, a01, a02, a03 = view[0], view[1], view[2], view[3]
+    a10, a11, a12, a13 = view[4], view[5], view[6], view[7]
+    a20, a21, a22, a23 = view[8], view[9], view[10], view[11]
+    fx, fy, cx, cy, stride, near, max_half = view[12], view[13], view[14], view[15], view[16], view[17], view[18]
     least, per_stride, middle = np.float32(0.5) * stride, np.float32(1) / stride, np.float32(0.5)
     rows, columns = np.float32(m), np.float32(n)
     width, height, last = columns * stride, rows * stride, np.int32(count)
@@ -299,8 +317,8 @@ _AT_ONCE = 128
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order, other, tables, zbuf):
-    """Nearest far side of a patch per token: `zbuf [m*n]`, which starts at infinity; `eye` as in `_place`.
+def pool_zbuffer(centers, radii, block_rows, eye, limits, m, n, live, front, rect, order, other, tables, zbuf):
+    """Nearest far side of a patch per token: `zbuf [m*n]`, which starts at infinity; `eye`, `limits` as in `_view`.
 
     The far side, since a coarse patch of a wall at a slant reaches that deep; it must not hide who shows it better.
 
@@ -310,6 +328,7 @@ def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order
     """
     depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
     needed, (end, last_centers, last_radii) = np.empty(_AT_ONCE, np.int32), _end(centers, radii)
+    view = _view(eye, limits)
     tables[:] = np.inf
     placed, total = 0, 0
     for begin in range(0, len(order), _AT_ONCE):
@@ -325,9 +344,9 @@ def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order
             for start in range(block_rows[row], block_rows[row + 1], LANES):
                 size = block_rows[row + 1] - start
                 if start < end:
-                    _place(centers, radii, start, size, eye, m, n, depth, fronts, box)
+                    _place(centers, radii, start, size, view, m, n, depth, fronts, box)
                 else:
-                    _place(last_centers, last_radii, start - end, size, eye, m, n, depth, fronts, box)
+                    _place(last_centers, last_radii, start - end, size, view, m, n, depth, fronts, box)
                 for a in range(LANES):
                     z = depth[a] + (depth[a] - fronts[a])
                     for i in range(box[a], box[LANES + a]):
@@ -342,7 +361,23 @@ def pool_zbuffer(centers, radii, block_rows, eye, m, n, live, front, rect, order
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def pool_visible(centers, radii, block_rows, eye, m, n, live, front, rect, whole, blocks, limit, tables, landed, shows):
+def pool_front(centers, radii, block_rows, eye, limits, m, n, index, which, room, other, tables, zbuf):
+    """`live_blocks` of the groups `active[which]`, from near to far, and their `pool_zbuffer`; returns how many.
+
+    `index`: blocks, their offsets and `active`; `room`: `live`, `front`, `rect`, `whole` and `order`.
+    """
+    live, front, rect, whole, order = room
+    count = live_blocks(*index, which, m, n, *eye, *limits, live, front, rect, whole)
+    nearest_first(front[:count], order[:count])
+    pool_zbuffer(centers, radii, block_rows, eye, limits, m, n, live, front, rect, order[:count], other, tables, zbuf)
+    return count
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def pool_visible(
+    centers, radii, block_rows, eye, limits, m, n, live, front, rect, whole, blocks, limit, tables, landed, shows
+):
     """Tokens that each group shows in front of everything else, and whether any patch of it landed `[k]`.
 
     `shows [k w]` gets a bit a token, in row order, 64 a word. `limit [m*n]` says how deep the nearest point of a
@@ -350,7 +385,7 @@ def pool_visible(centers, radii, block_rows, eye, m, n, live, front, rect, whole
     by something nearer or all known of the group already, is skipped once it is known whether the group landed.
     """
     depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
-    end, last_centers, last_radii = _end(centers, radii)
+    (end, last_centers, last_radii), view = _end(centers, radii), _view(eye, limits)
     asked = np.empty(_AT_ONCE, np.int32)
     for begin in range(0, len(live), _AT_ONCE):
         count = 0
@@ -370,9 +405,9 @@ def pool_visible(centers, radii, block_rows, eye, m, n, live, front, rect, whole
             for start in range(block_rows[row], block_rows[row + 1], LANES):
                 size = block_rows[row + 1] - start
                 if start < end:
-                    landed[k] |= _place(centers, radii, start, size, eye, m, n, depth, fronts, box)
+                    landed[k] |= _place(centers, radii, start, size, view, m, n, depth, fronts, box)
                 else:
-                    landed[k] |= _place(last_centers, last_radii, start - end, size, eye, m, n, depth, fronts, box)
+                    landed[k] |= _place(last_centers, last_radii, start - end, size, view, m, n, depth, fronts, box)
                 for a in range(LANES):
                     z = fronts[a]
                     for i in range(box[a], box[LANES + a]):
@@ -498,18 +533,18 @@ def _hold(shows, worth, chosen, num, held):
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def cover(shows, worth, weight, order, limit, much, picked, missing, some):
+def cover(shows, worth, weight, order, limit, much, again, picked, missing, some):
     """The groups, at most `limit`, each the one that adds most times `weight`: the sum over tokens of `worth [k]` above
     that of the best of those before it.
 
-    First those that add `much` or show a token that none before them shows; then from the start again, once, those that
-    add `much`. Ties go to the earlier in `order`. `shows [k w]` holds bits; `picked [k]`, `missing [k]`, the tokens a
+    First those that add `much` or show a token that none before them shows; then from the start, once, those that
+    add `again`. Ties go to the earlier in `order`. `shows [k w]` holds bits; `picked [k]`, `missing [k]`, the tokens a
     group would still add to those picked, and `some [k]`, whether it shows anything, are filled in.
     """
     count, words = shows.shape
     bound, chosen = np.full(count, np.inf), np.empty(min(limit, count), np.int64)
     held, ever = np.zeros((len(chosen) + 1, words), np.uint64), np.zeros(words, np.uint64)
-    num, since, again = 0, 0, False  # picks in all, and before the start
+    num, since, least, first = 0, 0, much, True  # picks in all, and before the start
     while num < len(chosen):
         best, most = -1, 0.0
         for o in range(count):
@@ -518,12 +553,12 @@ def cover(shows, worth, weight, order, limit, much, picked, missing, some):
                 continue
             gain, new = _shown_anew(shows, k, worth, chosen[since:], num - since, held)
             bound[k] = gain * weight[k]
-            if bound[k] > most and (gain >= much or (new > 0 and not again)):
+            if bound[k] > most and (gain >= least or (new > 0 and first)):
                 best, most = k, bound[k]
         if best < 0:
-            if again or num == 0:
+            if num == 0 or not first:
                 break
-            again, since = True, num
+            since, least, first = num, again, False
             held[:], bound[:] = 0, np.inf
             continue
         picked[best] = True
@@ -540,3 +575,15 @@ def cover(shows, worth, weight, order, limit, much, picked, missing, some):
             anything |= shows[k, q]
         missing[k], some[k] = gain, anything != 0
     return chosen[:num]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def left_out(groups, picked, landed, some, missing, cells, decisions, gains):
+    """Say in `decisions [g]` why each of `groups [k]` that is not `picked [k]` is not looked at, and in `gains [g]` how
+    many cells it would have added: `missing [k]` tokens of so many `cells`."""
+    for k in range(len(groups)):
+        if not picked[k]:
+            shown = _DUPLICATE if some[k] else _HIDDEN if landed[k] else _OUTSIDE
+            decisions[groups[k]] = _BUDGET if missing[k] > 0 else shown
+            gains[groups[k]] = missing[k] * cells

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory._threads import Scratch, for_each, threads
-from mosaicmem.memory.mosaic import Reason
 from mosaicmem.memory.store import PatchStore
 
 if TYPE_CHECKING:
@@ -28,9 +27,13 @@ TURN = 4
 WORTH_A_LOOK = 0.02
 """Share of a view's tokens that a group adds to be looked at cell by cell although others show all that it shows."""
 
+WORTH_ANOTHER = 0.04
+"""The same once all that is shown is covered, and the choice begins again, since a token is not all of its cells."""
+
 
 class Columns(NamedTuple):
-    """The columns of a store as arrays, see `PatchStore`; `centers` is flat."""
+    """The columns of a store as arrays, see `PatchStore`; `centers` is flat. And of each group whether it was observed,
+    whether an edit moved it, and how many are older."""
 
     centers: Array
     radii: Array
@@ -42,6 +45,9 @@ class Columns(NamedTuple):
     numbers: Array
     places: Array
     lenses: Array
+    observed: Array
+    moved: Array
+    ranks: Array
 
 
 def columns(store: PatchStore) -> Columns:
@@ -51,10 +57,13 @@ def columns(store: PatchStore) -> Columns:
     last = _last  # another thread may ask for another store meanwhile
     if last is not None and last[0]() is store:
         return last[1]
-    found = Columns(
-        store.centers.numpy().reshape(-1),
-        *(getattr(store, name).numpy() for name in Columns._fields[1:]),
-    )
+    arrays = {name: getattr(store, name).numpy() for name in Columns._fields[:-3]}
+    (frames, uids, generated, moved), times = arrays["numbers"].T, arrays["times"][:, 0]
+    ranks = np.arange(len(store))
+    if not (times[:-1] < times[1:]).all():  # else they were remembered in order
+        ranks[np.lexsort((uids, frames, times))] = np.arange(len(store))
+    arrays["centers"] = arrays["centers"].reshape(-1)
+    found = Columns(**arrays, observed=generated == 0, moved=moved != 0, ranks=ranks)
     _last = weakref.ref(store, _forget), found
     return found
 
@@ -146,25 +155,25 @@ class PatchPoints:
         zbufs = self.scratch("zbufs", (2, m * n), np.float32)
         tables = self.scratch("tables", (2, 4, 4, m * n), np.float32)
         zbufs[:] = np.inf
-        found: list[_Live] = [self._live(int(sizes[own].sum()), part) for part, own in enumerate(which)]
-        patches, eye = self._patches(), self._eye()
+        rooms = [self._room(int(sizes[own].sum()), part) for part, own in enumerate(which)]
+        found, store = [0] * parts, columns(self.store)
+        eye = (self.viewmat[:3].copy(), self.K.diagonal()[:2].copy(), self.K[:2, 2].copy())
+        limits = (float(self.grid.token_stride), float(self.near), float(self.reach))
+        patches, index = (*store[:3], eye, limits, m, n), (store.blocks, first_block, active)
 
         def nearest(part: int) -> None:
-            found[part] = self._find(active, which[part], found[part])
-            blocks = found[part]
-            _pool_kernels.nearest_first(blocks.front, blocks.order)
-            arguments = (blocks.live, blocks.front, blocks.rect, blocks.order)
-            _pool_kernels.pool_zbuffer(*patches, eye, m, n, *arguments, zbufs[1 - part], tables[part], zbufs[part])
+            others = zbufs[1 - part], tables[part], zbufs[part]
+            found[part] = _pool_kernels.pool_front(*patches, index, which[part], rooms[part], *others)
 
         for_each(nearest, parts, worth=parts > 1)
-        depth = zbufs.min(0)
+        depth = np.minimum(*zbufs)
         limit = np.float32(1 + np.float32(self.tau)) * depth
         _pool_kernels.window_maxima(limit, limit, n, tables[0])
 
         def visible(part: int) -> None:
-            blocks = found[part]
-            arguments = (blocks.live, blocks.front, blocks.rect, blocks.whole, columns(self.store).blocks)
-            _pool_kernels.pool_visible(*patches, eye, m, n, *arguments, limit, tables[0], landed, shows)
+            live, front, rect, whole, _ = rooms[part]
+            arguments = (live[: found[part]], front, rect, whole, store.blocks)
+            _pool_kernels.pool_visible(*patches, *arguments, limit, tables[0], landed, shows)
 
         for_each(visible, parts, worth=parts > 1)
         return Shown(shows, landed, depth)
@@ -179,48 +188,15 @@ class PatchPoints:
         _pool_kernels.witness(shown.tokens, shown.depth, n, *lens, self.viewmat, *cameras, theta, worth)
         return worth
 
-    def _patches(self) -> tuple[Array, Array, Array]:
-        return columns(self.store)[:3]
-
-    def _eye(self) -> Array:
-        """The view in float32, as the loops over patches take it, see `_pool_kernels._place`."""
-        eye = np.empty(19, np.float32)
-        eye[:12], eye[12:14], eye[14:16] = self.viewmat[:3].ravel(), self.K.diagonal()[:2], self.K[:2, 2]
-        eye[16:] = self.grid.token_stride, self.near, self.reach
-        return eye
-
-    def _live(self, size: int, part: int) -> _Live:
-        """Room for so many blocks."""
-        return _Live(
+    def _room(self, size: int, part: int) -> tuple[Array, Array, Array, Array, Array]:
+        """For so many blocks that may land in the view, see `_pool_kernels.live_blocks`, and their order."""
+        return (
             self.scratch(f"live{part}", (size, 2), np.int32),
             self.scratch(f"front{part}", (size,), np.float32),
             self.scratch(f"rect{part}", (size, 4), np.int16),
             self.scratch(f"whole{part}", (size,), np.bool_),
             self.scratch(f"order{part}", (size,), np.int32),
         )
-
-    def _find(self, active: Array, which: Array, room: _Live) -> _Live:
-        """The blocks of the groups `active[which]` that may land in the view."""
-        from mosaicmem.memory import _pool_kernels
-
-        store = columns(self.store)
-        index = (store.blocks, store.block_offsets, active, which, *self.grid.tokens)
-        lens = (self.K.diagonal()[:2].copy(), self.K[:2, 2].copy())
-        limits = (float(self.grid.token_stride), float(self.near), float(self.reach))
-        arrays = (room.live, room.front, room.rect, room.whole)
-        count = _pool_kernels.live_blocks(*index, self.viewmat[:3].copy(), *lens, *limits, *arrays)
-        return _Live(*(array[:count] for array in (*arrays, room.order)))
-
-
-@dataclass(frozen=True)
-class _Live:
-    """Blocks that may land in a view, see `_pool_kernels.live_blocks`, and their order from near to far."""
-
-    live: Array
-    front: Array
-    rect: Array
-    whole: Array
-    order: Array
 
 
 def thin(
@@ -236,7 +212,7 @@ def thin(
     """At most `limit` groups to look at cell by cell: the choice of sources, made on points.
 
     Each is the one that adds most: tokens that none before it shows, or shows as well. `theta` is the angle in radians
-    at which a second look is half as good. First all that is shown is covered, then again, by those that add much,
+    at which a second look is half as good. First all that is shown is covered, then again by those that add more,
     since a token is not all of its cells. `decisions [g]` and `gains [g]` get the reason of those left out and the
     cells they would have added.
     """
@@ -245,13 +221,9 @@ def thin(
     shown = points.shows(groups)
     picked, some = np.zeros((2, len(groups)), np.bool_)
     missing = np.zeros(len(groups), np.int64)
-    much = WORTH_A_LOOK * math.prod(points.grid.tokens)
+    tokens, cells = math.prod(points.grid.tokens), points.grid.patch**2
+    much, again = WORTH_A_LOOK * tokens, WORTH_ANOTHER * tokens
     worth = points.worth(groups, shown, theta)
-    chosen = _pool_kernels.cover(shown.tokens, worth, weights, order, limit, much, picked, missing, some)
-    reason = np.full(len(groups), Reason.outside, np.int8)
-    reason[shown.landed] = Reason.hidden
-    reason[some] = Reason.duplicate
-    reason[missing > 0] = Reason.budget
-    left = groups[~picked]
-    decisions[left], gains[left] = reason[~picked], missing[~picked] * points.grid.patch**2
+    chosen = _pool_kernels.cover(shown.tokens, worth, weights, order, limit, much, again, picked, missing, some)
+    _pool_kernels.left_out(groups, picked, shown.landed, some, missing, cells, decisions, gains)
     return groups[chosen]

@@ -455,15 +455,15 @@ def thin_reference(
     seen: Bool[Tensor, "g q"], worth: list[float], weights: list[float], order: list[int], limit: int
 ) -> list[int]:
     """The groups, at most `limit`, each the one that adds most to how well tokens are shown: until none shows a token
-    that nobody shows and none adds a fiftieth of the view; then once more from the start, those that add as much."""
+    that nobody shows and none adds a fiftieth of the view; then once more from the start, those that add twice that."""
     values = seen.double() * torch.tensor(worth, dtype=torch.float64)[:, None]
     chosen: list[int] = []
-    for first in (True, False):
+    for first, least in ((True, 0.02), (False, 0.04)):
         shown = torch.zeros_like(values[0])
         while len(chosen) < limit:
             gains = (values - shown).clamp(min=0).sum(1)
             new = first & (seen & (shown == 0)).any(1)
-            able = [k for k in order if k not in chosen and bool(new[k] | (gains[k] >= 0.02 * len(shown)))]
+            able = [k for k in order if k not in chosen and bool(new[k] | (gains[k] >= least * len(shown)))]
             if not able:
                 break
             chosen.append(max(able, key=lambda k: float(gains[k]) * weights[k]))

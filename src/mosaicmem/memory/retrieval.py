@@ -165,6 +165,6 @@ def retrieve(
             )
     call = Call(store, cameras.to(dtype=torch.float64, device="cpu"), grid, config)
     call.leave_out(at, context)
-    call.set_weights(at if now is None else now)
+    call.fade(at if now is None else now)
     call.fill()
     return call.mosaic()

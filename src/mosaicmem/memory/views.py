@@ -43,23 +43,15 @@ class Call:
         self.store, self.cameras, self.grid, self.config = store, cameras, grid, config
         self.near = config.near * store.scale
         self.viewmats, self.Ks = cameras.viewmats.contiguous().numpy(), cameras.Ks.contiguous().numpy()
-        self.shown = np.ones(len(store), np.bool_)
-        self.weights = np.ones(len(store))
         self.columns = columns(store)
-        frames, uids, generated, moved = self.columns.numbers.T
-        self.observed, self.moved = generated == 0, moved != 0
-        self.ranks = np.arange(len(store))
-        times = self.columns.times[:, 0]
-        if not (times[:-1] < times[1:]).all():  # else they were remembered in order
-            self.ranks[np.lexsort((uids, frames, times))] = np.arange(len(store))
-        if config.prefer == "newer":
-            self.ranks = -self.ranks
+        self.weights = np.where(self.columns.observed, 1.0, config.generated)
+        self.ranks = -self.columns.ranks if config.prefer == "newer" else self.columns.ranks
         count, (h, w), (m, n) = len(cameras), grid.cells, grid.tokens
-        self.owner, self.source = np.full((count, m, n), -1), np.full((count, h, w), -1)
-        self.covered = np.zeros((count, m, n), np.bool_)
-        self.uv, self.source_z = np.zeros((count, h, w, 2)), np.zeros((count, h, w))
-        self.depth = np.zeros((count, h, w))
-        self.decisions = np.full((count, len(store)), Reason.outside, np.int8)
+        # every view writes all of its rows of these
+        self.owner, self.source = np.empty((count, m, n), np.int64), np.empty((count, h, w), np.int64)
+        self.covered = np.empty((count, m, n), np.bool_)
+        self.uv, self.source_z, self.depth = np.empty((count, h, w, 2)), *np.empty((2, count, h, w))
+        self.decisions = np.full((count, len(store)), int(Reason.outside), np.int8)
         self.gains = np.zeros((count, len(store)), np.float32)
         self.picked: list[tuple[int, ...]] = [()] * count
 
@@ -67,18 +59,18 @@ class Call:
         """Say for every group that no view may show why not: nothing in it, out of its time, or in the context."""
         since, until = self.columns.times.T
         over = until < np.inf if at is None else (since > at) | (at >= until)
-        reasons = [(over, Reason.superseded), (self.columns.spheres[:, 3] < 0, Reason.invalid)]
+        empty = self.columns.spheres[:, 3] < 0
+        self.shown, reasons = ~(over | empty), [(over, Reason.superseded), (empty, Reason.invalid)]
         if context:
-            uids = self.columns.numbers[:, 1]
-            reasons.append((np.isin(uids, np.array(sorted(context), np.int64)), Reason.context))
-        for out, reason in reasons:
-            if out.any():
+            known = np.isin(self.columns.numbers[:, 1], np.array(sorted(context), np.int64))
+            self.shown &= ~known
+            reasons.append((known, Reason.context))
+        if not self.shown.all():
+            for out, reason in reasons:
                 self.decisions[:, out] = reason
-                self.shown &= ~out
 
-    def set_weights(self, now: float | None) -> None:
-        """Origin, and age by `half_life`; however old, better than nothing."""
-        self.weights = np.where(self.observed, 1.0, self.config.generated)
+    def fade(self, now: float | None) -> None:
+        """Let what is old count less, by `half_life`; however old, it is better than nothing."""
         if self.config.half_life is None or not len(self.store):
             return
         times = self.columns.times[:, 0]
@@ -228,8 +220,8 @@ class _View:
         landing = _Landing(
             planes=planes,
             maps=PixelMaps.between(call.columns.places[pool], call.columns.lenses[pool], self.viewmat, self.K),
-            moved=call.moved[pool],
-            observed=call.observed[pool] & (config.edge is not None),
+            moved=call.columns.moved[pool],
+            observed=call.columns.observed[pool] & (config.edge is not None),
             zmin=self.scratch("zmin", shape, np.float32),
             hit=self.scratch("hit", shape, np.int32),
             depth=self.scratch("depth", shape, np.float32),
@@ -237,23 +229,12 @@ class _View:
             quality=self.scratch("quality", shape, np.float32),
         )
         limits = call.near, config.rho_max, config.tau, float(np.deg2rad(config.view_angle))
+        maps = landing.maps.P, landing.maps.Q, landing.maps.center
+        rows = landing.zmin, landing.hit, landing.depth, landing.block, landing.quality
 
         def land(k: int) -> None:
             planes[k] = tangent_planes(call.store.group(int(pool[k])))
-            landed, coarse, behind = _landing_kernels.land_cells(
-                *planes[k],
-                landing.maps.P,
-                landing.maps.Q,
-                landing.maps.center,
-                *self.lens,
-                limits,
-                k,
-                landing.zmin,
-                landing.hit,
-                landing.depth,
-                landing.block,
-                landing.quality,
-            )
+            landed, coarse, behind = _landing_kernels.land_cells(*planes[k], *maps, *self.lens, limits, k, *rows)
             if landed:
                 unseen = Reason.behind if coarse + behind == landed else Reason.hidden
                 self.decisions[pool[k]] = Reason.coarse if coarse == landed else unseen
@@ -293,12 +274,7 @@ class _View:
             left,
             total,
         )
-        self.gains[pool] = np.where(picked, gains, left)
-        reason = self.decisions[pool]
-        reason[total > 0] = Reason.duplicate
-        reason[(left >= gain_min) & (left > 0)] = Reason.budget
-        reason[picked] = Reason.kept
-        self.decisions[pool] = reason
+        _choice_kernels.explain(pool, picked, gains, left, total, gain_min, self.decisions, self.gains)
         return picks
 
     def _read(self, picks: Array, landing: _Landing, first: int, last: int, room: Array) -> _Reading:
@@ -331,10 +307,12 @@ class _View:
         """R5, R6: an owner for every token, a source for every cell."""
         from mosaicmem.memory import _choice_kernels
 
-        if not len(picks):
-            return
         groups = pool[picks]
         call, i, p, m = self.call, self.index, self.grid.patch, self.grid.tokens[0]
+        if not len(picks):
+            call.owner[i], call.source[i], call.covered[i] = -1, -1, False
+            call.uv[i] = call.source_z[i] = call.depth[i] = 0
+            return
         worth = self._cells(len(picks)) >= READING_WORTH_A_THREAD
         strips = threads(m, worth=worth)  # of rows of tokens, so that few picks keep all threads busy
         weights, min_cells = call.weights[groups], max(1, int(np.ceil(self.config.min_cells * p * p)))
@@ -417,10 +395,9 @@ class _Reading:
     @staticmethod
     def into(room: Array, count: int, first: int, last: int, w: int) -> _Reading:
         """Of `count` groups, in their part of `room [4 count h w]`, flat."""
-        start, stop = 4 * count * first * w, 4 * count * last * w
-        uv, source_z, depth = np.split(room[start:stop], [(stop - start) // 2, (stop - start) // 4 * 3])
-        shape = count, last - first, w
-        return _Reading(uv.reshape(*shape, 2), source_z.reshape(shape), depth.reshape(shape))
+        shape, size, start = (count, last - first, w), count * (last - first) * w, 4 * count * first * w
+        uv, rest = room[start : start + 2 * size], room[start + 2 * size : start + 4 * size]
+        return _Reading(uv.reshape(*shape, 2), rest[:size].reshape(shape), rest[size:].reshape(shape))
 
 
 def _keep_best(source: Array, covered: Array, owner: Array, patch: int, limit: int) -> None:
