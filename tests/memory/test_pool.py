@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from dataclasses import replace
 
@@ -198,6 +199,34 @@ def test_few_of_many_who_show_the_same_are_looked_at(seed: int) -> None:
     assert len(left) > 8
     assert np.isin(decisions[left], [Reason.duplicate, Reason.hidden, Reason.outside]).all()
     assert not gains[left].any(), "nothing is lost to a budget"
+
+
+@pytest.mark.parametrize("limit", [1, 8])
+def test_who_is_not_looked_at_is_told_why_and_what_it_would_have_added(limit: int) -> None:
+    """Frames of a walk, one that looks the other way, and one of what lies behind the walls."""
+    store, g = PatchStore.empty(), torch.Generator().manual_seed(3)
+    cams = [camera(at=(x, 0.0, z)) for x, z in (0.7 * torch.randn(12, 2, generator=g)).tolist()]
+    for i, cam in enumerate([*cams, turned(math.pi)]):
+        store = store.insert(keyframe(room_depth(cam).float(), cam, frame=i))
+    store = store.insert(keyframe(60.0, camera(), frame=13))
+    view, config, groups = camera(), RetrievalConfig(), np.arange(14)
+    points, weights = points_seen(store, view, config), np.ones(14)
+    theta, decisions, gains = (
+        float(np.deg2rad(config.view_angle)),
+        np.full(14, 99, np.int8),
+        np.full(14, 99, np.float32),
+    )
+    found = thin(points, groups, limit, theta, weights, groups, decisions, gains)
+    seen, _ = pool_reference(store, view, GRID, config)
+    left = np.setdiff1d(groups, found)
+    missing = (seen[left] & ~seen[found].any(0)).sum(1)
+    reasons = [Reason.duplicate if bool(seen[k].any()) else Reason.hidden for k in left]
+    reasons = [Reason.budget if more else reason for more, reason in zip(missing.tolist(), reasons, strict=True)]
+    reasons[left.tolist().index(12)] = Reason.outside
+    assert decisions[left].tolist() == reasons and decisions[13] == Reason.hidden
+    assert gains[left].tolist() == (missing * GRID.patch**2).tolist()
+    assert (decisions[found] == 99).all() and (gains[found] == 99).all(), "who is looked at is judged by its cells"
+    assert (Reason.budget in reasons) == (limit == 1) and Reason.duplicate in reasons
 
 
 def test_as_many_are_looked_at_as_asked_or_may_be_read() -> None:

@@ -408,6 +408,17 @@ def test_a_source_must_add_its_share_of_the_view() -> None:
     assert spared.reasons(0)[Reason.duplicate] == 1 and float(spared.gains[0, 1]) == 4
 
 
+def test_who_is_not_read_is_told_why_and_what_it_would_still_add() -> None:
+    """Three quarters of a wall, its other half, and a part of what the first shows; one source may be read."""
+    columns, parts = torch.arange(W).expand(H, W), []
+    for i, (first, last) in enumerate([(0, 3 * W // 4), (W // 2, W), (0, W // 4)]):
+        parts.append(keyframe(4.0, camera(), frame=i, valid=(columns >= first) & (columns < last)))
+    mosaic = retrieve(store_of(*parts), camera(), GRID, RetrievalConfig(max_sources=1))
+    assert mosaic.picked == ((0,),)
+    assert mosaic.decisions[0].tolist() == [Reason.kept, Reason.budget, Reason.duplicate]
+    assert mosaic.gains[0].tolist() == [H * W * 3 / 4, H * W / 4, 0]
+
+
 def test_what_cannot_be_read_still_hides_what_is_behind_it() -> None:
     """A lattice before a wall, seen a fifth of a cell aside: too few of its cells to read, but it is in the way."""
     lattice = (torch.arange(H)[:, None] + torch.arange(W)) % 2 == 0
