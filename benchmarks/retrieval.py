@@ -212,7 +212,7 @@ def plain_window(store: PatchStore, views: Cameras) -> Mosaic:
         ):
             mosaic = retrieve(store, views[i], GRID, config)
             if among is not None and meet > config.looked_at:
-                mosaic = retrieve(store, views[i], GRID, replace(config, gain_min=0.005))
+                mosaic = retrieve(store, views[i], GRID, replace(config, gain_min=0.0075))
         return mosaic, {g for g in mosaic.picked[0] if mosaic.gains[0, g] >= 0.01 * cells}, shown
 
     keys = key_views(views, store.scale, config.key_step)

@@ -300,7 +300,7 @@ def taps(planes: Tensor, valid: Tensor, xy: Tensor, z: Tensor, tau: float) -> tu
     return total, torch.where(inverse > 0, total / inverse, 1.0), slope / total.clamp(min=1e-12)[:, None]
 
 
-SOME = 0.005
+SOME = 0.0075
 """Share of its cells that a group adds to a window's view between two others to be read there."""
 
 

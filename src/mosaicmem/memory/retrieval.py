@@ -7,9 +7,9 @@ brackets are the steps of the method page.
 
 Several views of one call are a window. Views with the very same camera get the same answer. The first and the last of
 the others, and some between them (`key_step`), are key views: each is answered as if it were alone. A view between two
-key views looks at the groups that add at least a hundredth to one of these, and reads those that add half a hundredth
-to it; if they show less of it than of either key view, by two hundredths, it is answered as if alone. So it is where no
-more groups than `pool` meet its frustum, since all of these are looked at.
+key views looks at the groups that add at least a hundredth to one of these, and reads those that add three quarters of
+that to it; if they show less of it than of either key view, by two hundredths, it is answered as if alone. So it is
+where no more groups than `pool` meet its frustum, since all of these are looked at.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ LISTED = 0.01
 """Share of its cells that a group adds to a key view from which on the views beside it look at the group: what added
 less costs them more than it shows."""
 
-ADDED = 0.005
+ADDED = 0.0075
 """Share of its cells that a group must add to one of these views to be read there, or `gain_min` if that is more."""
 
 LEAST = 0.02
