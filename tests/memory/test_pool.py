@@ -6,6 +6,7 @@ import gc
 import math
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.memory.test_reference import random_store
 from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.geometry.se3 import axis_angle, make_transform
-from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels, retrieve
+from mosaicmem.memory import Group, PatchStore, RetrievalConfig, _pool_kernels, pool, retrieve
 from mosaicmem.memory.mosaic import Reason
 from mosaicmem.memory.pool import WORTH_A_LOOK, WORTH_ANOTHER, columns, thin
 from mosaicmem.memory.reference import pool_reference, thin_reference, witness_reference
@@ -49,6 +50,7 @@ def test_the_depth_of_a_rectangle_is_that_of_its_deepest_token(m: int, n: int, s
 def test_blocks_are_skipped_by_no_more_than_the_z_buffer_says(deeper: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told that the z-buffer is deeper than it is, thinning takes longer and sees the same."""
     store, view, config = random_store(12, 4, holes=0.0), random_room_cameras(1, 104), RetrievalConfig()
+    monkeypatch.setattr(pool, "ENTRIES", 0)  # else no block that was placed is held against the z-buffer again
     points = points_seen(store, view, config)
     expected = points.seen(list(range(len(store))))
     maxima = _pool_kernels.window_maxima.py_func
@@ -63,6 +65,30 @@ def test_blocks_are_skipped_by_no_more_than_the_z_buffer_says(deeper: float, mon
     np.testing.assert_array_equal(seen[1], expected[1])
     monkeypatch.setattr(_pool_kernels, "window_maxima", lambda values, other, n, tables: tables.fill(1e-3))
     assert not np.array_equal(points.seen(list(range(len(store))))[0], expected[0]), "a bound that is too low hides"
+
+
+@pytest.mark.parametrize(("entries", "kept"), [(0, "none"), (20, "some"), (pool.ENTRIES, "all")])
+def test_what_finds_no_room_is_placed_again_and_shows_the_same(
+    entries: int, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, view, config = random_store(12, 4, holes=0.0), random_room_cameras(1, 104), RetrievalConfig()
+    groups, counts = list(range(len(store))), []
+    seen, _ = pool_reference(store, view, GRID, config, groups)
+    monkeypatch.setattr(pool, "ENTRIES", 0)
+    _, landed = points_seen(store, view, config).seen(groups)
+    front = _pool_kernels.pool_front
+
+    def counted(*arguments: Any) -> tuple[int, int]:
+        counts.append(front(*arguments))
+        return counts[-1]
+
+    monkeypatch.setattr(pool, "ENTRIES", entries)
+    monkeypatch.setattr(_pool_kernels, "pool_front", counted)
+    found = points_seen(store, view, config).seen(groups)
+    np.testing.assert_array_equal(found[0], seen)
+    np.testing.assert_array_equal(found[1], landed)
+    ((blocks, placed),) = counts
+    assert {"none": placed == 0, "some": 0 < placed < blocks / 4, "all": placed > blocks / 2}[kept]
 
 
 def test_a_block_that_is_not_full_ends_where_it_ends() -> None:

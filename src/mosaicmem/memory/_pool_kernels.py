@@ -317,7 +317,9 @@ _AT_ONCE = 128
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def pool_zbuffer(centers, radii, block_rows, eye, limits, m, n, live, front, rect, order, other, tables, zbuf):
+def _pool_zbuffer(
+    centers, radii, block_rows, eye, limits, m, n, live, front, rect, order, other, tables, zbuf, landed, kept
+):
     """Nearest far side of a patch per token: `zbuf [m*n]`, which starts at infinity; `eye`, `limits` as in `_view`.
 
     The far side, since a coarse patch of a wall at a slant reaches that deep; it must not hide who shows it better.
@@ -325,72 +327,93 @@ def pool_zbuffer(centers, radii, block_rows, eye, limits, m, n, live, front, rec
     Near blocks come first (`order`); one that lies behind what each of its tokens has is skipped. The `other` z-buffer
     is one that another thread fills meanwhile, or the same: whatever of it is seen lets blocks be skipped that the
     nearest of both does not need. `tables` is scratch of `window_maxima`.
+
+    What was placed need not be placed again to know what is visible of it. As long as there is room, `kept` gets, one
+    behind the other, `tokens` and `nearest` point of each patch in each token that it covers; the blocks that are
+    `placed` and where theirs `end`; and which are `done [b]`. Returns how many. `landed [k]` learns of these groups.
     """
+    tokens, nearest, placed, ends, done = kept
     depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
     needed, (end, last_centers, last_radii) = np.empty(_AT_ONCE, np.int32), _end(centers, radii)
-    view = _view(eye, limits)
-    tables[:] = np.inf
-    placed, total = 0, 0
+    view, widest = _view(eye, limits), int(2 * limits[2] / limits[0]) + 2
+    tables[:], done[: len(order)] = np.inf, False
+    fresh, total, known, at = 0, 0, 0, 0
     for begin in range(0, len(order), _AT_ONCE):
         count = 0
         for o in range(begin, min(begin + _AT_ONCE, len(order))):
             b = order[o]
             if front[b] < deepest(tables, rect, b, n):
-                needed[count] = live[b, 1]
-                _ask_for_block(centers, radii, block_rows[needed[count]])
+                needed[count] = b
+                _ask_for_block(centers, radii, block_rows[live[b, 1]])
                 count += 1
         for c in range(count):
-            row = needed[c]
+            b, k, row, lands = needed[c], live[needed[c], 0], live[needed[c], 1], False
+            fits = at + (block_rows[row + 1] - block_rows[row]) * widest * widest < len(tokens)
+            step = 1 if fits else 0  # else it is written down and forgotten
             for start in range(block_rows[row], block_rows[row + 1], LANES):
                 size = block_rows[row + 1] - start
                 if start < end:
-                    _place(centers, radii, start, size, view, m, n, depth, fronts, box)
+                    lands |= _place(centers, radii, start, size, view, m, n, depth, fronts, box)
                 else:
-                    _place(last_centers, last_radii, start - end, size, view, m, n, depth, fronts, box)
+                    lands |= _place(last_centers, last_radii, start - end, size, view, m, n, depth, fronts, box)
                 for a in range(LANES):
-                    z = depth[a] + (depth[a] - fronts[a])
+                    z, near = depth[a] + (depth[a] - fronts[a]), fronts[a]
                     for i in range(box[a], box[LANES + a]):
                         for token in range(i * n + box[2 * LANES + a], i * n + box[3 * LANES + a]):
                             if z < zbuf[token]:
                                 zbuf[token] = z
-        placed, total = placed + count, total + count
-        if placed >= max(_AT_ONCE // 2, total // 8):  # it changes less and less
+                            tokens[at], nearest[at] = token, near
+                            at += step
+            if fits:
+                placed[known], ends[known], done[b] = b, at, True
+                landed[k] |= lands
+                known += 1
+        fresh, total = fresh + count, total + count
+        if fresh >= max(_AT_ONCE // 2, total // 8):  # it changes less and less
             window_maxima(zbuf, other, n, tables)
-            placed = 0
+            fresh = 0
+    return known
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def pool_front(centers, radii, block_rows, eye, limits, m, n, index, which, room, other, tables, zbuf):
-    """`live_blocks` of the groups `active[which]`, from near to far, and their `pool_zbuffer`; returns how many.
+def pool_front(centers, radii, block_rows, eye, limits, m, n, index, which, room, other, tables, zbuf, landed):
+    """`live_blocks` of the groups `active[which]`, from near to far, and their z-buffer; how many there are, and how
+    many are kept.
 
-    `index`: blocks, their offsets and `active`; `room`: `live`, `front`, `rect`, `whole` and `order`.
+    `index`: blocks, their offsets and `active`; `room`: `live`, `front`, `rect`, `whole`, their order, and `kept`.
     """
-    live, front, rect, whole, order = room
+    live, front, rect, whole, order, kept = room
     count = live_blocks(*index, which, m, n, *eye, *limits, live, front, rect, whole)
     nearest_first(front[:count], order[:count])
-    pool_zbuffer(centers, radii, block_rows, eye, limits, m, n, live, front, rect, order[:count], other, tables, zbuf)
-    return count
+    known = _pool_zbuffer(
+        centers, radii, block_rows, eye, limits, m, n, live, front, rect, order[:count], other, tables, zbuf, landed,
+        kept,
+    )  # fmt: skip
+    return count, known
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 @no_type_check
-def pool_visible(
-    centers, radii, block_rows, eye, limits, m, n, live, front, rect, whole, blocks, limit, tables, landed, shows
-):
+def pool_visible(centers, radii, block_rows, eye, limits, m, n, room, counts, blocks, limit, tables, landed, shows):
     """Tokens that each group shows in front of everything else, and whether any patch of it landed `[k]`.
 
     `shows [k w]` gets a bit a token, in row order, 64 a word. `limit [m*n]` says how deep the nearest point of a
-    patch may lie to be seen, `tables` its `window_maxima`. A block that can add no bit, because its tokens are covered
-    by something nearer or all known of the group already, is skipped once it is known whether the group landed.
+    patch may lie to be seen, `tables` its `window_maxima`; `room` is as `pool_front` left it, with its `counts`. Of
+    blocks that were not placed there, those that can add no bit, because their tokens are covered by something nearer
+    or all known of the group already, are skipped once it is known whether the group landed.
     """
+    live, front, rect, whole, _, kept = room
+    _show_placed(live, counts[1], kept, limit, shows)
     depth, fronts, box = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(4 * LANES, np.int32)
     (end, last_centers, last_radii), view = _end(centers, radii), _view(eye, limits)
-    asked = np.empty(_AT_ONCE, np.int32)
-    for begin in range(0, len(live), _AT_ONCE):
+    asked, done = np.empty(_AT_ONCE, np.int32), kept[4]
+    for begin in range(0, counts[0], _AT_ONCE):
         count = 0
-        for b in range(begin, min(begin + _AT_ONCE, len(live))):
+        for b in range(begin, min(begin + _AT_ONCE, counts[0])):
             k, row = live[b, 0], live[b, 1]
+            if done[b]:
+                continue
             landed[k] |= whole[b]
             if not landed[k] or front[b] - blocks[row, 6] <= deepest(tables, rect, b, n):
                 asked[count] = b
@@ -413,6 +436,20 @@ def pool_visible(
                     for i in range(box[a], box[LANES + a]):
                         for token in range(i * n + box[2 * LANES + a], i * n + box[3 * LANES + a]):
                             shows[k, token >> 6] |= np.uint64(z <= limit[token]) << np.uint64(token & 63)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+@no_type_check
+def _show_placed(live, count, kept, limit, shows):
+    """The bits of `pool_visible` of the `count` blocks that were kept when they were placed."""
+    tokens, nearest, placed, ends, _ = kept
+    start = 0
+    for p in range(count):
+        k = live[placed[p], 0]
+        for at in range(start, ends[p]):
+            token = tokens[at]
+            shows[k, token >> 6] |= np.uint64(nearest[at] <= limit[token]) << np.uint64(token & 63)
+        start = ends[p]
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

@@ -21,6 +21,9 @@ Array = NDArray[Any]
 WORTH_A_THREAD = 3_000
 """Blocks of candidates, about a quarter of a millisecond of work, from which on a second thread is woken."""
 
+ENTRIES = 32
+"""Tokens entered for a block on the average for which there is room; what finds none is placed again."""
+
 TURN = 4
 """Groups that one thread takes before the next one takes as many."""
 
@@ -156,14 +159,14 @@ class PatchPoints:
         tables = self.scratch("tables", (2, 4, 4, m * n), np.float32)
         zbufs[:] = np.inf
         rooms = [self._room(int(sizes[own].sum()), part) for part, own in enumerate(which)]
-        found, store = [0] * parts, columns(self.store)
+        counts, store = [(0, 0)] * parts, columns(self.store)
         eye = (self.viewmat[:3].copy(), self.K.diagonal()[:2].copy(), self.K[:2, 2].copy())
         limits = (float(self.grid.token_stride), float(self.near), float(self.reach))
         patches, index = (*store[:3], eye, limits, m, n), (store.blocks, first_block, active)
 
         def nearest(part: int) -> None:
             others = zbufs[1 - part], tables[part], zbufs[part]
-            found[part] = _pool_kernels.pool_front(*patches, index, which[part], rooms[part], *others)
+            counts[part] = _pool_kernels.pool_front(*patches, index, which[part], rooms[part], *others, landed)
 
         for_each(nearest, parts, worth=parts > 1)
         depth = np.minimum(*zbufs)
@@ -171,9 +174,8 @@ class PatchPoints:
         _pool_kernels.window_maxima(limit, limit, n, tables[0])
 
         def visible(part: int) -> None:
-            live, front, rect, whole, _ = rooms[part]
-            arguments = (live[: found[part]], front, rect, whole, store.blocks)
-            _pool_kernels.pool_visible(*patches, *arguments, limit, tables[0], landed, shows)
+            arguments = rooms[part], counts[part], store.blocks, limit, tables[0], landed, shows
+            _pool_kernels.pool_visible(*patches, *arguments)
 
         for_each(visible, parts, worth=parts > 1)
         return Shown(shows, landed, depth)
@@ -188,15 +190,24 @@ class PatchPoints:
         _pool_kernels.witness(shown.tokens, shown.depth, n, *lens, self.viewmat, *cameras, theta, worth)
         return worth
 
-    def _room(self, size: int, part: int) -> tuple[Array, Array, Array, Array, Array]:
-        """For so many blocks that may land in the view, see `_pool_kernels.live_blocks`, and their order."""
-        return (
-            self.scratch(f"live{part}", (size, 2), np.int32),
-            self.scratch(f"front{part}", (size,), np.float32),
-            self.scratch(f"rect{part}", (size, 4), np.int16),
-            self.scratch(f"whole{part}", (size,), np.bool_),
-            self.scratch(f"order{part}", (size,), np.int32),
+    def _room(self, size: int, part: int) -> tuple[Array, Array, Array, Array, Array, tuple[Array, ...]]:
+        """For so many blocks that may land in the view, see `_pool_kernels.live_blocks`, their order, and what is kept
+        of those that are placed."""
+
+        def room(name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Array:
+            return self.scratch(f"{name}{part}", shape, dtype)
+
+        entries = ENTRIES * size + 1
+        kept = (
+            room("tokens", (entries,), np.int32),
+            room("nearest", (entries,), np.float32),
+            room("placed", (size,), np.int32),
+            room("ends", (size,), np.int32),
+            room("done", (size,), np.bool_),
         )
+        live, front = room("live", (size, 2), np.int32), room("front", (size,), np.float32)
+        rect, whole = room("rect", (size, 4), np.int16), room("whole", (size,), np.bool_)
+        return live, front, rect, whole, room("order", (size,), np.int32), kept
 
 
 def thin(
