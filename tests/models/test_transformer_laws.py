@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -280,6 +282,15 @@ def test_what_memory_answers_goes_through_the_gate_of_its_cell_and_to_no_other_t
     expected = answer.permute(0, 6, 1, 2, 4, 3, 5).reshape(difference.shape)
     torch.testing.assert_close(difference, expected, rtol=1e-4, atol=1e-5)
     assert 0.02 < float((expected != 0).double().mean()) < 0.1
+
+
+def test_compiled_blocks_answer_the_same_from_one_graph():
+    """In a process of its own: a compiler does not see through the checks of types that tests run with."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.models.compiled_blocks"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == list(LAYOUTS)
 
 
 def test_age_waves_are_nothing_now_and_tell_any_two_ages_apart():

@@ -1,6 +1,6 @@
 """The operators stay on the device of what they are given: on one that is not the CPU they give the same numbers.
 
-There is no GPU here; `tests.elsewhere` stands in for one. `meta` tensors, which have shapes and no values, go through
+Where there is no GPU, `tests.elsewhere` stands in for one. `meta` tensors, which have shapes and no values, go through
 those operators that look at no value.
 """
 
@@ -130,6 +130,17 @@ def test_an_operator_stays_where_its_tensors_are_and_says_the_same_there(name: s
     for a, b in zip(here, away, strict=True):
         # where the CPU takes another way than a GPU, numbers may differ in the last bits
         torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no card here")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_operator_says_the_same_on_a_card(name: str) -> None:
+    run, arguments = OPERATORS[name]
+    with torch.no_grad():
+        here, away = parts(run(**arguments)), parts(run(**carried(arguments, torch.Tensor.cuda)))
+    assert all(x.is_cuda for x in away)
+    for a, b in zip(here, away, strict=True):
+        torch.testing.assert_close(a, b.cpu(), equal_nan=True, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", BLIND)

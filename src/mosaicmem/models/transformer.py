@@ -253,6 +253,18 @@ class VideoTransformer(nn.Module):
         out = out.view(b, l, m, n, p, p, -1).permute(0, 6, 1, 2, 4, 3, 5)
         return out.reshape(b, -1, l, h, w)
 
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the blocks, each into one graph: norms, modulation, rotary turns and cameras become one pass each.
+
+        Half of the time of an evaluation of 5 billion parameters on a GPU. The first evaluation of each new number of
+        tokens takes the better part of a minute; the second such number compiles for any.
+
+        Args:
+            options: Of `torch.compile`.
+        """
+        for block in self.blocks:
+            block.compile(**{"fullgraph": True, **options})
+
     @torch.no_grad()
     def look_at_own_place(self, strength: float = 2.5) -> None:
         """Start every second head looking at tokens of its own place and time, where memory puts what belongs there.

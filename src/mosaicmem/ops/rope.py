@@ -68,8 +68,11 @@ def apply_rope(
 
     The rotation runs in the angles' precision, the result has the dtype of `x`.
     """
-    # A pair is a complex number and a turn is one multiplication: one pass over x instead of six.
     pairs = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # compilers know no complex numbers, and need none to make this one pass
+        (a, b), c, s = pairs.unbind(-1), cos[:, None], -sin[:, None] if inverse else sin[:, None]
+        return torch.stack([a * c - b * s, a * s + b * c], -1).flatten(-2).to(x.dtype)
+    # A pair is a complex number and a turn is one multiplication: one pass over x instead of six.
     if pairs.stride(-1) != 1 or pairs.storage_offset() % 2 or any(step % 2 for step in pairs.stride()[:-1]):
         pairs = pairs.contiguous()  # what view_as_complex cannot look at in place
     pairs = torch.view_as_complex(pairs)
