@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mosaicmem.errors import ConfigError
+from mosaicmem.models.devices import device_named
 
 
 @contextmanager
@@ -38,14 +38,7 @@ def own_device(name: str) -> torch.device:
     Raises:
         ConfigError: if there is none.
     """
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: {str(error).splitlines()[0]}") from error
-    return device
+    return device_named(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
