@@ -7,15 +7,17 @@ import importlib
 import json
 import pickle
 import pkgutil
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.apps.conftest import SIZE
-from tests.elsewhere import META, PLACES, Elsewhere, somewhere
+from tests.elsewhere import META, PLACES, somewhere
 
 import mosaicmem.apps.cli
-from mosaicmem.apps.cli import train_export
+from mosaicmem.apps.cli import train_export, world_import
+from mosaicmem.apps.cli.backends import open_models, open_vae
 from mosaicmem.apps.cli.bench_memory import Args
 from mosaicmem.apps.cli.bench_options import open_loader
 from mosaicmem.apps.cli.config import Config
@@ -23,6 +25,9 @@ from mosaicmem.apps.cli.console import Console
 from mosaicmem.apps.cli.options import Common, Computing
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.train_data import _estimator
+from mosaicmem.depth.alignment import ScaleAlignment
+from mosaicmem.io.imports import Scan
+from mosaicmem.models.depth_net import LearnedDepth
 from mosaicmem.models.devices import home_of
 from mosaicmem.models.video_vae import VideoVAE
 
@@ -79,9 +84,9 @@ def test_a_device_that_is_not_there_is_bad_usage(run, commands, tmp_path, monkey
     before = {p.name for p in tmp_path.iterdir()}
     for i, (command, argv) in enumerate(commands.items()):
         where = () if command in ("world import", "edit mirror") else ("--out", tmp_path / f"out{i}.mosaic")
-        ran = run(*command.split(), *argv, *where, "--device", "cuda:4321")
+        ran = run(*command.split(), *argv, *where, "--device", "cuda:99")
         assert ran.code == 2, (command, ran.err)
-        assert "device 'cuda:4321': " in ran.err and "expected cpu, or a card that torch sees" in ran.err, command
+        assert "device 'cuda:99': " in ran.err and "expected cpu, or a card that torch sees" in ran.err, command
     assert {p.name for p in tmp_path.iterdir()} == before, "nothing was written"
 
 
@@ -97,7 +102,7 @@ def test_a_whole_command_computes_elsewhere(run, tiny, recording, path, tmp_path
         away = run(*argv, "--out", tmp_path / "away", "--device", str(at))
     assert away.code == 0, away.err
     frames = [np.load(tmp_path / name / "frames.npz")["frames"].astype(int) for name in ("here", "away")]
-    assert np.abs(frames[0] - frames[1]).max() <= 1
+    assert np.mean(np.abs(frames[0] - frames[1]) > 1) < 0.01
     assert ", on " not in here.json["note"] and away.json["note"] == f"{here.json['note']}, on {at}"
     made = json.loads((tmp_path / "away" / "run.json").read_text())
     assert made["config"]["device"] == str(at) and f"on {at}" in made["backend"]
@@ -105,10 +110,10 @@ def test_a_whole_command_computes_elsewhere(run, tiny, recording, path, tmp_path
 
 def test_a_settings_file_names_the_device_and_the_option_wins(run, recording, tiny, tmp_path) -> None:
     file = tmp_path / "s.toml"
-    file.write_text('device = "cuda:4321"\n')
+    file.write_text('device = "cuda:99"\n')
     argv = ("remember", recording, "--vae", tiny, "--frames", "0", "--config", file, "--out", tmp_path / "m")
     refused = run(*argv)
-    assert refused.code == 2 and "cuda:4321" in refused.err
+    assert refused.code == 2 and "cuda:99" in refused.err
     assert run(*argv, "--device", "cpu").code == 0
 
 
@@ -124,9 +129,44 @@ def test_memory_is_made_and_shown_by_an_autoencoder_elsewhere(run, recording, pa
         return ran.json["mean"]
 
     here = shown("here")
-    with Elsewhere():
+    with somewhere("elsewhere"):
         away = shown("away", "--device", "meta")
     assert here == pytest.approx(away, rel=1e-4)
+
+
+def session_on(device: str) -> Session:
+    return Session("generate", [], Common(), Config(device=device), Console(quiet=True))
+
+
+def test_every_network_that_a_command_opens_lies_there(tiny) -> None:
+    with somewhere("elsewhere"):
+        session = session_on("meta")
+        models = open_models(str(tiny), session)
+        opened: list[Any] = [
+            open_vae(tiny, session), models.vae, models.refiner, models.generator.network, models.depth.network,  # type: ignore[union-attr]
+            _estimator(str(tiny / "depth.safetensors"), "meta").network,  # type: ignore[union-attr]
+        ]  # fmt: skip
+        assert [home_of(network).type for network in opened] == ["meta"] * len(opened)
+    assert home_of(open_vae(tiny, session_on("cpu"))).type == "cpu"  # type: ignore[arg-type]
+
+
+def test_depth_of_an_import_is_estimated_there(run, memory, tiny, tmp_path, monkeypatch) -> None:
+    class Seen(world_import.EstimatedDepth):
+        def __init__(self, scan: Scan, network: LearnedDepth) -> None:
+            super().__init__(scan, network)
+            devices.append(home_of(network.network).type)
+
+    devices: list[str] = []
+    monkeypatch.setattr(world_import, "EstimatedDepth", Seen)
+    found = ScaleAlignment(1.0, 1.0, 0.0, "median")  # random weights agree with no point
+    monkeypatch.setattr("mosaicmem.apps.cli.import_depth.align_scale", lambda *_, **__: found)
+    monkeypatch.setattr("mosaicmem.models.presets.shipped", lambda part: tiny / f"{part}.safetensors")
+    assert run("world", "export", memory, tmp_path / "scan", "--format", "colmap").code == 0
+    argv = ("--vae", tiny, "--depth", "network", "--size", "48x32", "--device", "meta", "--json")
+    with somewhere("elsewhere"):
+        ran = run("world", "import", tmp_path / "scan", tmp_path / "w.mosaic", *argv)
+    assert ran.code == 0 and ran.json["depth"] == "network", ran.err
+    assert devices == ["meta"]
 
 
 def test_processes_of_a_benchmark_load_the_model_there(tiny) -> None:
@@ -134,14 +174,8 @@ def test_processes_of_a_benchmark_load_the_model_there(tiny) -> None:
         args = Args(model=str(tiny), device=device)
         return open_loader(args, Session("bench memory", [], args, Config(device=device), Console(quiet=True)))
 
-    with Elsewhere():
+    with somewhere("elsewhere"):
         models = pickle.loads(pickle.dumps(opened("meta")))()
         assert isinstance(models.vae, VideoVAE) and home_of(models.vae) == META
     vae = opened("cpu")().vae
     assert isinstance(vae, VideoVAE) and home_of(vae) == torch.device("cpu")
-
-
-def test_depth_of_videos_is_estimated_there(tiny) -> None:
-    with Elsewhere():
-        estimator = _estimator(str(tiny / "depth.safetensors"), "meta")
-        assert home_of(estimator.network) == META  # type: ignore[union-attr]
