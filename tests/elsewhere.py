@@ -5,12 +5,17 @@ that a GPU would. Inside `with Elsewhere():` whatever is made with `device=` tha
 that mixes a tensor from there with one of the CPU fails, as it would on a GPU. Numbers (tensors without axes) may mix,
 as they may on a GPU; indices may not, which a GPU would copy over and wait for. Plain `meta` tensors have no values, so
 code that looks at one stops there; this goes on.
+
+`somewhere(place)` is for tests that hold on a real card too, where there is one: `elsewhere`, or `cuda`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,6 +23,11 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 META = torch.device("meta")
 _MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+
+
+_NO_CARD = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA card here")
+PLACES = ["elsewhere", pytest.param("cuda", marks=_NO_CARD)]
+"""What `somewhere` takes."""
 
 
 class MixedDevicesError(RuntimeError):
@@ -85,6 +95,36 @@ class _Operations(TorchDispatchMode):
 def there(x: torch.Tensor) -> torch.Tensor:
     """A copy of `x` that lies elsewhere."""
     return _There(x.detach().clone())
+
+
+@contextmanager
+def somewhere(place: str) -> Iterator[torch.device]:
+    """A device that is not the CPU, where networks can be brought with `.to` and models be loaded.
+
+    Views of tensors that only say where they are cannot be made in inference mode: elsewhere it is `no_grad`. On a card
+    convolutions keep all digits of float32 meanwhile, which torch would round to ten bits.
+    """
+    if place == "elsewhere":
+        with pytest.MonkeyPatch.context() as patched, Elsewhere():
+            patched.setattr(torch.inference_mode, "__enter__", _without_gradients)
+            patched.setattr(torch.inference_mode, "__exit__", _as_before)
+            yield META
+        return
+    rounded = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield torch.device(place, 0)
+    finally:
+        torch.backends.cudnn.allow_tf32 = rounded
+
+
+def _without_gradients(mode: Any) -> None:
+    mode.before = torch.is_grad_enabled()
+    torch.set_grad_enabled(False)
+
+
+def _as_before(mode: Any, *_: Any) -> None:
+    torch.set_grad_enabled(mode.before)
 
 
 def back(x: torch.Tensor) -> torch.Tensor:

@@ -70,6 +70,7 @@ VARIED: dict[str, tuple[str, object, tuple[str, ...]]] = {
 }
 ELSEWHERE = {
     "threads",  # below
+    "device",  # changes no result but by rounding: test_device_option.py
     "retrieval.prefer",  # below: only exact ties ask for it
     "retrieval.edge",  # only what moves asks for it: varied in the laws of retrieval
     "retrieval.generated",  # short walks guess nothing that was seen as well: varied in the laws of retrieval

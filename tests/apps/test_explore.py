@@ -197,9 +197,12 @@ def test_a_walk_is_replayed_with_what_it_was_made_with_and_not_with_todays_defau
         ("patch", 8, 0, None),  # the settings are what decides
         ("patch", None, 0, "says nothing of grid.patch"),
         ("colour", 3, 2, "unknown setting 'grid.colour'"),
+        ("device", "cuda:7", 2, "was made on cuda:7, and is replayed on cpu"),
+        ("device", None, 2, None),  # older than the setting
     ):
         header = json.loads(first)
-        grid = header["start"]["settings"]["grid"]
+        grid = header["start"]["settings"]
+        grid = grid if name == "device" else grid["grid"]
         grid[name] = value
         if value is None:
             del grid[name]

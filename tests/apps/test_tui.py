@@ -584,7 +584,8 @@ def test_the_memory_benchmark_reports_and_is_stopped(tmp_path, monkeypatch) -> N
     made = asyncio.create_subprocess_exec
     waiting = [False, True]
 
-    async def fake(*_: str, **how):
+    async def fake(*command: str, **how):
+        assert command[-1] == "cuda:7", "it computes where the walk does"
         return await made(bench.sys.executable, "-c", code.replace("WAIT", str(waiting.pop(0))), **how)
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", fake)
@@ -592,6 +593,8 @@ def test_the_memory_benchmark_reports_and_is_stopped(tmp_path, monkeypatch) -> N
     async def script(app: Terminal, pilot: Pilot[None]) -> None:
         await press(pilot, "3")
         assert "not run yet" in text_of(app, "#bench-title")
+        assert app.begun is not None
+        app.begun = replace(app.begun, device="cuda:7")
         await pilot.press("r")
         await until(pilot, lambda: text_of(app, "#bench-result") == "a table")
         assert not app.query_one(ProgressBar).display

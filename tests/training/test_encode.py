@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
+from tests.elsewhere import META, Elsewhere
 from tests.training.clips import make_clip
 
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.checkpoint import load_vae
+from mosaicmem.models.devices import home_of
 from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
 from mosaicmem.ops.latent_kernel import fit_kernel, read_between
 from mosaicmem.training import encode as encode_module
@@ -194,6 +196,22 @@ def test_a_kernel_is_fitted_once_and_one_that_is_there_is_kept(vae, tmp_path, mo
     write_weights(tmp_path / "own.safetensors", vae.state_dict(), HEADER)
     own = prepare_vae(tmp_path / "own.safetensors", CLIPS, tmp_path / "c")
     assert own.kernel is not None and bool((own.kernel == 0.25).all()) and calls == [1]
+
+
+def test_clips_are_encoded_elsewhere(vae, tmp_path):
+    clips, here, away = (tmp_path / name for name in ("clips", "here", "away"))
+    for folder in (clips, here, away):
+        folder.mkdir()
+    write_clip(clips / "0.safetensors", CLIPS[0])
+    for folder in (here, away):
+        write_weights(folder / VAE_FILE, vae.state_dict(), HEADER)
+    assert list(encode_ahead(clips, ["0"], here)) == ["0"]
+    with Elsewhere():
+        assert list(encode_ahead(clips, ["0"], away, device="meta")) == ["0"]
+        used = encode_module._loaded(away / VAE_FILE, (away / VAE_FILE).stat().st_mtime_ns, "meta")
+        assert home_of(used) == META and encode_module._loaded.cache_info().hits > 0
+    found, expected = (read_latents(folder / "0.safetensors") for folder in (away, here))
+    assert torch.allclose(found.image, expected.image) and torch.allclose(found.groups, expected.groups)
 
 
 def test_only_what_is_missing_is_encoded(vae, tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tests.training.child import RANKS
 from tests.training.clips import ToyTask, world_task, write_world
 
+from mosaicmem.errors import ConfigError
 from mosaicmem.training.distributed import any_rank, on_device, own_device
 from mosaicmem.training.loop import fit
 
@@ -77,9 +78,18 @@ def test_one_process_asks_nobody():
     assert any_rank(True, 1) and not any_rank(False, 1)
 
 
+def test_a_card_without_a_number_is_the_ranks_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "99")
+    with pytest.raises(ConfigError, match="device 'cuda:99': "):
+        own_device("cuda")
+    with pytest.raises(ConfigError, match="device 'cuda:98': "):
+        own_device("cuda:98")
+    assert own_device("cpu") == torch.device("cpu")
+
+
 def test_a_batch_of_any_make_moves_whole(tmp_path):
     task = world_task(write_world(tmp_path, 1))
-    moved = on_device(task.batch(0), own_device("meta"))
+    moved = on_device(task.batch(0), torch.device("meta"))
     assert moved.latents.is_meta and moved.words.is_meta and moved.cameras.P.is_meta
     assert on_device((torch.ones(2), "x"), torch.device("meta"))[0].is_meta
     batch = ToyTask().batch(0, 0, 1)

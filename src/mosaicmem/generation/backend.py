@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from mosaicmem.depth.estimator import DepthEstimator
 from mosaicmem.errors import ConfigError, InputError, MissingWeightsError
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.checkpoint import load_depth, load_refiner, load_vae, load_world
+from mosaicmem.models.devices import device_named
 from mosaicmem.models.generator import Generator
 from mosaicmem.models.presets import OPTIONAL, PARTS, shipped, weights_file
 from mosaicmem.models.refiner import Refiner
@@ -56,6 +59,7 @@ def load_models(
     depth: DepthEstimator | None = None,
     use_memory: bool = True,
     sampling: SamplingConfig | None = None,
+    device: str | torch.device = "cpu",
 ) -> Models:
     """The models of a rollout by name or folder.
 
@@ -64,17 +68,20 @@ def load_models(
             has no weights; else a folder with `vae.safetensors`, `depth.safetensors`, `world.safetensors` and perhaps
             `refiner.safetensors`.
         vae: Folder of the TAEF2 autoencoder, in place of the compositor's lossless one. A trained model has its own.
-        depth: Depth estimator of generated frames, in place of the trained one.
+        depth: Depth estimator of generated frames, in place of the trained one; it stays where it is.
         use_memory: False for the baseline without memory.
         sampling: Steps, guidance and switches of a trained model.
+        device: Where the networks compute, such as `cuda`; memory and the state of a rollout stay on the CPU.
 
     Raises:
         MissingWeightsError: if a file is absent.
         InputError: if a file is damaged or something else, or the parts do not belong together.
-        ConfigError: on a `vae` for a trained model.
+        ConfigError: on a `vae` for a trained model, or a device that is not there.
     """
+    at = device_named(device)
     if str(name_or_path) == SYNTHETIC:
-        return Models(PixelShuffleVAE() if vae is None else TAEF2.from_pretrained(vae), Compositor(use_memory), depth)
+        given = PixelShuffleVAE() if vae is None else TAEF2.from_pretrained(vae).to(at)
+        return Models(given, Compositor(use_memory), depth)
     if vae is not None:
         raise ConfigError(f"{name_or_path}: a trained model has its own VAE; leave {vae} out, or take 'synthetic'")
     name, files = _files(name_or_path)
@@ -92,7 +99,9 @@ def load_models(
             f"{files['refiner']}: refines latents of {refiner.config.channels} channels, {files['vae']} has "
             f"{own.channels}; expected parts that were trained together"
         )
-    return Models(own, world, depth or load_depth(files["depth"]), sizes.patch_size[1], refiner)
+    depth = depth or load_depth(files["depth"]).to(at)
+    refiner = None if refiner is None else refiner.to(at)
+    return Models(own.to(at), world.to(at), depth, sizes.patch_size[1], refiner)
 
 
 def _files(name_or_path: str | Path) -> tuple[str, dict[str, Path]]:

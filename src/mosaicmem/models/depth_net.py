@@ -13,6 +13,7 @@ from mosaicmem.depth.estimator import DepthEstimate, DepthInfo, check_frames
 from mosaicmem.errors import GeometryError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.projection import pixel_centers
+from mosaicmem.models.devices import home_of
 
 _CELL = 4  # pixels per cell of the finest level
 MULTIPLE = 16  # image sizes must be multiples of this
@@ -73,7 +74,7 @@ class DepthNet(nn.Module):
 
 
 class LearnedDepth:
-    """A `depth.DepthEstimator` with a trained `DepthNet`.
+    """A `depth.DepthEstimator` with a trained `DepthNet`, which computes where its weights lie.
 
     Args:
         network: Weights, in evaluation mode.
@@ -84,9 +85,15 @@ class LearnedDepth:
         self.network = network.eval().requires_grad_(False)
         self.name = name
 
+    def to(self, device: torch.device | str) -> LearnedDepth:
+        """Move the network there, and give itself back."""
+        self.network.to(device)
+        return self
+
     @torch.inference_mode()
     def estimate(self, frames: Float[Tensor, "n 3 H W"], cameras: Cameras) -> DepthEstimate:
-        """See `depth.DepthEstimator`. Confidence is `1 / (1 + spread)`, 0 where there is no depth, such as the sky.
+        """See `depth.DepthEstimator`; the answer lies where the frames do. Confidence is `1 / (1 + spread)`, 0 where
+        there is no depth, such as the sky.
 
         Raises:
             GeometryError: if the size is no multiple of 16, or frames and cameras differ.
@@ -96,10 +103,11 @@ class LearnedDepth:
             raise GeometryError(
                 f"{cameras.width}x{cameras.height} pixels; the depth network needs multiples of {MULTIPLE} px"
             )
-        log_depth, log_spread, sky = self.network(frames.float(), cameras)
+        log_depth, log_spread, sky = self.network(frames.to(home_of(self.network)).float(), cameras)
         known = sky < 0
         depth = torch.where(known, log_depth.exp(), 0.0)
         confidence = torch.where(known, 1 / (1 + log_spread.exp()), 0.0)
+        depth, confidence = depth.to(frames.device), confidence.to(frames.device)
         return DepthEstimate(depth, confidence, DepthInfo(self.name, True, "model"))
 
 
@@ -139,6 +147,7 @@ def _blocks(width: int, count: int) -> nn.Sequential:
 
 def _rays(cameras: Cameras) -> Float[Tensor, "n 2 H W"]:
     """x/z and y/z of every pixel's ray."""
-    uv1 = F.pad(pixel_centers(cameras.width, cameras.height).double().view(-1, 2), (0, 1), value=1.0)
+    pixels = pixel_centers(cameras.width, cameras.height, device=cameras.Ks.device)
+    uv1 = F.pad(pixels.double().view(-1, 2), (0, 1), value=1.0)
     rays = torch.einsum("nij,pj->nip", cameras.invert_Ks().double(), uv1)
     return rays[:, :2].reshape(-1, 2, cameras.height, cameras.width).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -38,6 +38,11 @@ class MemoryBatch:
 
     def __len__(self) -> int:
         return self.features.shape[1]
+
+    def to(self, device: torch.device | str) -> MemoryBatch:
+        """The same tokens on a device."""
+        tensors = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return replace(self, **{name: None if x is None else x.to(device) for name, x in tensors})
 
     def later(self, latents: int) -> MemoryBatch:
         """For a window with so many more latents in front, whose time indices are negative."""

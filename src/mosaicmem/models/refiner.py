@@ -23,6 +23,7 @@ from torch import nn
 from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.errors import ConfigError
 from mosaicmem.models._residual import ResidualBlock
+from mosaicmem.models.devices import home_of
 from mosaicmem.models.vae import VAE
 
 REFINE = 0.9
@@ -138,7 +139,7 @@ def refine(
     refiner: Refiner, vae: VAE, frames: Float[Tensor, "n 3 H W"], shown: Float[Tensor, "n c h w"],
     good: Bool[Tensor, "n h w"], share: float = 1.0, agree: float = 0.0,
 ) -> Float[Tensor, "n 3 H W"]:  # fmt: skip
-    """Frames in [-1, 1]; those of which memory shows nothing stay as they are, bit for bit.
+    """Frames in [-1, 1], on their device; those of which memory shows nothing stay as they are, bit for bit.
 
     Args:
         frames: As decoded, in [-1, 1].
@@ -149,9 +150,9 @@ def refine(
     known = good.flatten(1).any(-1)
     if not bool(known.any()):
         return frames
-    out = frames.clone()
-    shown, good = shown[known], good[known]
-    made = vae.encode_image(frames[known])
+    out, at = frames.clone(), home_of(refiner)
+    shown, good, known = shown[known].to(at), good[known].to(at), known.to(frames.device)
+    made = vae.encode_image(frames[known].to(at))
     fine = settled(made + share * (refiner(made, shown, good) - made), shown, good, refiner.gain, agree)
     out[known] = vae.decode_image(fine).to(out)
     return out

@@ -17,6 +17,7 @@ from torch import nn
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import InputError, MissingWeightsError
 from mosaicmem.io.files import read_bytes
+from mosaicmem.models.devices import home_of
 from mosaicmem.models.vae import check_image_size
 
 ENCODER_FILE = "taef2_encoder.safetensors"
@@ -80,13 +81,16 @@ class TAEF2(nn.Module):
         if not len(frames):
             return frames.new_zeros(0, self.channels, *cells)
         # one frame at a time: full-resolution activations of a clip would take gigabytes
-        return torch.cat([self.encoder(frame[None] / 2 + 0.5) for frame in frames])
+        at = home_of(self)
+        return torch.cat([self.encoder(frame[None].to(at) / 2 + 0.5) for frame in frames]).to(frames.device)
 
     def decode_image(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Frames in [-1, 1]."""
         if not len(latents):
             return latents.new_zeros(0, 3, latents.shape[-2] * self.stride, latents.shape[-1] * self.stride)
-        return torch.cat([self.decoder(latent[None]).clamp(0, 1) * 2 - 1 for latent in latents])
+        at = home_of(self)
+        frames = [self.decoder(latent[None].to(at)).clamp(0, 1) * 2 - 1 for latent in latents]
+        return torch.cat(frames).to(latents.device)
 
     def encode_video(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c t h w"]:
         """Every frame is its own latent."""

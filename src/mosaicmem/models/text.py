@@ -17,6 +17,7 @@ from torch import nn
 from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.errors import MissingExtraError
 from mosaicmem.models._start import normal
+from mosaicmem.models.devices import home_of
 
 COLOURS = (
     "white", "cream", "pale", "blue", "green", "pink", "light", "grey", "sand", "oak", "slate", "terracotta", "beige",
@@ -85,8 +86,8 @@ class CaptionEncoder(nn.Module):
         return self.norm(x) * known[..., None]
 
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "b s d"]:
-        """Vectors of prompts; the empty prompt is all zeros: no text."""
-        return self(tokenize(prompts, self.length))
+        """Vectors of prompts, on the device of the weights; the empty prompt is all zeros: no text."""
+        return self(tokenize(prompts, self.length).to(home_of(self)))
 
 
 class _Layer(nn.Module):

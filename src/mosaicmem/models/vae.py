@@ -17,6 +17,8 @@ class VAE(Protocol):
     Two modes, never mixed: an *image-mode* latent holds one frame encoded alone, which is what memory stores; a
     *video* latent after the first holds `temporal` consecutive frames (frames `1 + (l - 1) temporal ...` of the clip,
     Wan's causal grouping). The first latent of a clip holds one frame and equals the image-mode latent of that frame.
+
+    What comes from a device goes back to it, wherever the weights lie.
     """
 
     @property
@@ -41,7 +43,7 @@ class VAE(Protocol):
 
     @property
     def kernel(self) -> Float[Tensor, "k k t c"] | None:
-        """How its image-mode latents are read between cells (`ops.latent_kernel`), None for bilinearly."""
+        """How its image-mode latents are read between cells (`ops.latent_kernel`), on the CPU; None for bilinearly."""
         ...
 
     def encode_image(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
@@ -80,7 +82,8 @@ def group_frames(video: Float[Tensor, "b 3 t H W"], temporal: int) -> Float[Tens
     if not frames:
         raise GeometryError("an empty clip cannot be encoded; expected at least one frame")
     latents = 1 + -(-(frames - 1) // temporal)
-    l, k = torch.arange(latents)[:, None], torch.arange(temporal)[None, :]
+    l, k = (torch.arange(count, device=video.device) for count in (latents, temporal))
+    l, k = l[:, None], k[None, :]
     raw = torch.where(l == 0, 0, (l - 1) * temporal + 1 + k).clamp(max=frames - 1)
     return video[:, :, raw]
 

@@ -18,6 +18,7 @@ from torch import nn
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError
 from mosaicmem.models._residual import ResidualBlock
+from mosaicmem.models.devices import home_of
 from mosaicmem.models.vae import check_image_size, group_frames, ungroup_frames
 
 _FINE = 4  # pixels per cell of the finer of the two levels that a network works at
@@ -125,6 +126,8 @@ class Coder(nn.Module):
 class VideoVAE(nn.Module):
     """The autoencoder of the shipped model; implements `models.vae.VAE`.
 
+    It computes where its weights lie; frames and latents may come from any device and go back there.
+
     `mean` and `std` bring latents of both modes to zero mean and unit spread per channel; they are fitted to data after
     training, and are one where nothing was fitted. `between` is the interpolation kernel, fitted after them, zero until
     then.
@@ -166,52 +169,58 @@ class VideoVAE(nn.Module):
 
     @property
     def kernel(self) -> Float[Tensor, "k k t c"] | None:
-        """How image latents are read between cells; None where that was not fitted."""
-        return self.between if bool(self.between[0, 0].any()) else None
+        """How image latents are read between cells, on the CPU, where memory is; None where that was not fitted."""
+        between = self.between.cpu()
+        return between if bool(between[0, 0].any()) else None
 
     @torch.no_grad()
     def encode_image(self, frames: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n c h w"]:
         """Every frame alone."""
         check_image_size(frames, self.stride)
-        return self._normalized(_one_by_one(self.image.encode, frames), 0)
+        latents = _one_by_one(self.image.encode, frames.to(home_of(self)))
+        return self._normalized(latents, 0).to(frames.device)
 
     @torch.no_grad()
     def decode_image(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """One frame a latent, clamped to [-1, 1]."""
-        return _one_by_one(self.image.decode, self._raw(latents, 0)).clamp(-1, 1)
+        frames = _one_by_one(self.image.decode, self._raw(latents.to(home_of(self)), 0))
+        return frames.clamp(-1, 1).to(latents.device)
 
     @torch.no_grad()
     def encode_video(self, video: Float[Tensor, "b 3 t H W"]) -> Float[Tensor, "b c l h w"]:
         """The first frame alone, then groups; a partial last group repeats its last frame."""
         check_image_size(video, self.stride)
+        video, back = video.to(home_of(self)), video.device
         groups = group_frames(video, self.temporal)  # [b 3 l k H W]
         first = self.encode_image(video[:, :, 0])[:, :, None]
         rest = groups[:, :, 1:].permute(0, 2, 3, 1, 4, 5)  # [b l k 3 H W]
         if not rest.shape[1]:
-            return first
+            return first.to(back)
         latents = self._normalized(_one_by_one(self.group.encode, rest.flatten(0, 1).flatten(1, 2)), 1)
-        return torch.cat([first, latents.unflatten(0, rest.shape[:2]).transpose(1, 2)], dim=2)
+        return torch.cat([first, latents.unflatten(0, rest.shape[:2]).transpose(1, 2)], dim=2).to(back)
 
     @torch.no_grad()
     def decode_video(self, latents: Float[Tensor, "b c l h w"]) -> Float[Tensor, "b 3 t H W"]:
         """All frames, clamped to [-1, 1]: one of the first latent, `temporal` of each other."""
         b, _, l, _, _ = latents.shape
+        latents, back = latents.to(home_of(self)), latents.device
         first = self.decode_image(latents[:, :, 0])[:, :, None]
         if l == 1:
-            return first
+            return first.to(back)
         rest = self._raw(latents[:, :, 1:].transpose(1, 2).flatten(0, 1), 1)
         frames = _one_by_one(self.group.decode, rest).clamp(-1, 1)
         groups = frames.unflatten(1, (self.temporal, 3)).unflatten(0, (b, l - 1)).permute(0, 3, 1, 2, 4, 5)
         leading = first[:, :, :, None].expand(-1, -1, -1, self.temporal, -1, -1)
-        return ungroup_frames(torch.cat([leading, groups], dim=2))
+        return ungroup_frames(torch.cat([leading, groups], dim=2)).to(back)
 
     def decode_groups(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n t 3 H W"]:
         """`temporal` frames a latent, each latent alone, not clamped: differentiable in the latents, for training."""
-        return self.group.decode(self._raw(latents, 1)).unflatten(1, (self.temporal, 3))
+        frames = self.group.decode(self._raw(latents.to(home_of(self)), 1))
+        return frames.unflatten(1, (self.temporal, 3)).to(latents.device)
 
     def decode_stills(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """One frame an image latent, not clamped: differentiable in the latents, for training."""
-        return self.image.decode(self._raw(latents, 0))
+        return self.image.decode(self._raw(latents.to(home_of(self)), 0)).to(latents.device)
 
     def _normalized(self, latents: Tensor, mode: int) -> Tensor:
         return (latents - self.mean[mode, :, None, None]) / self.std[mode, :, None, None]

@@ -13,6 +13,7 @@ from mosaicmem.diffusion.samplers import SamplerName, sample
 from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.models.devices import home_of
 from mosaicmem.models.generator import WindowRequest
 from mosaicmem.models.memory_batch import MemoryBatch
 from mosaicmem.models.text import CaptionEncoder
@@ -103,7 +104,7 @@ class WorldNetwork(nn.Module):
 
 
 class WorldModel:
-    """A `models.generator.Generator` with trained weights.
+    """A `models.generator.Generator` with trained weights. It computes where they lie.
 
     Args:
         network: Weights, in evaluation mode.
@@ -146,19 +147,25 @@ class WorldModel:
         """Whether the network reads the frames before a window."""
         return self.network.config.reads_past
 
+    def to(self, device: torch.device | str) -> WorldModel:
+        """Move the network there, and give itself back."""
+        self.network.to(device)
+        return self
+
     def with_sampling(self, **changes: object) -> WorldModel:
         """The same weights with other settings."""
         return WorldModel(self.network, self._name, replace(self.sampling, **changes), use_memory=self._use_memory)  # pyright: ignore
 
     @torch.inference_mode()
     def generate(self, request: WindowRequest) -> Float[Tensor, "l c h w"]:
-        """Latents 1..l of the window; latent 0 stays the anchor."""
-        anchor = request.anchor[None].float()
+        """Latents 1..l of the window, on the device of its noise; latent 0 stays the anchor."""
+        at = home_of(self.network)
+        anchor = request.anchor[None].to(at).float()
         past = request.past if self.reads_past else None
         width = anchor.shape[1] * request.grid.patch**2
-        memory = MemoryBatch.pad([request.tokens], width) if self._use_memory and len(request.tokens) else None
+        memory = MemoryBatch.pad([request.tokens], width).to(at) if self._use_memory and len(request.tokens) else None
         cameras = (
-            window_cameras([request.cameras], request.grid, past and [past.cameras])
+            window_cameras([request.cameras], request.grid, past and [past.cameras]).to(at)
             if self.sampling.use_cameras
             else None
         )
@@ -166,14 +173,12 @@ class WorldModel:
         weight = self.sampling.event_guidance if request.avoid else self.sampling.guidance
         if weight != 1 and request.prompt:
             texts.append(self.network.text.encode([request.avoid]) if request.avoid else torch.zeros_like(texts[0]))
-        before = None if past is None else past.latents[None].float()
+        before = None if past is None else past.latents[None].to(at).float()
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            answers = []
+            answers, level = [], sigma.to(at).expand(1)  # sigma is a number: only the network wants it elsewhere
             for text in texts:
-                out = self.network.predict(
-                    x, sigma.expand(1), text, anchor, past=before, memory=memory, cameras=cameras
-                )
+                out = self.network.predict(x, level, text, anchor, past=before, memory=memory, cameras=cameras)
                 answers.append(x0_from(out, x, sigma, self.network.config.prediction))
             if len(answers) == 1:
                 return answers[0]
@@ -181,10 +186,11 @@ class WorldModel:
             in_pixels = (self.network.gain[1][:, None, None, None] * extra).square().sum(1).mean().sqrt()
             return answers[0] + extra * (self.sampling.guidance_limit / in_pixels).clamp(max=1)
 
-        noise = request.noise.transpose(0, 1)[None].float()
+        noise = request.noise.to(at).transpose(0, 1)[None].float()
         steps = max(self.sampling.steps, self.sampling.event_steps if request.avoid else 1)
         levels = sigmas(steps, self.sampling.shift)
-        return sample(denoise, noise, levels, self.sampling.method)[0].transpose(0, 1).contiguous()
+        latents = sample(denoise, noise, levels, self.sampling.method)[0].transpose(0, 1)
+        return latents.contiguous().to(request.noise.device)
 
 
 def window_cameras(windows: list[Cameras], grid: TokenGrid, past: list[Cameras] | None = None) -> TokenCameras:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from mosaicmem.errors import ConfigError
+from mosaicmem.models.devices import device_named, home_of
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @contextmanager
@@ -38,14 +41,7 @@ def own_device(name: str) -> torch.device:
     Raises:
         ConfigError: if there is none.
     """
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r}: {str(error).splitlines()[0]}") from error
-    return device
+    return device_named(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" else name)
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
@@ -59,6 +55,11 @@ def on_device(batch: Any, device: torch.device) -> Any:
     if is_dataclass(batch) and not isinstance(batch, type):
         return replace(batch, **{f.name: on_device(getattr(batch, f.name), device) for f in fields(batch)})
     return batch
+
+
+def beside(network: Network, x: torch.Tensor) -> Network:
+    """A network where `x` is: itself, or a copy, since batches are made with the one on the CPU meanwhile."""
+    return network if home_of(network) == x.device else deepcopy(network).to(x.device)
 
 
 def average_gradients(module: nn.Module, world_size: int) -> None:

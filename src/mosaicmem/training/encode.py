@@ -7,6 +7,7 @@ network.gain.copy_(channel_gain(vae, latents))   # [2 c], of images and of group
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -167,31 +168,40 @@ def encoded_clips(folder: Path) -> list[Path]:
     return [folder / f"{name}.safetensors" for name in ClipCache(folder).names() if name != Path(VAE_FILE).stem]
 
 
-def encode_ahead(clips: Path, names: Sequence[str], out: Path, *, processes: int = 1) -> Iterator[str]:
-    """Encode what is missing of a folder of clips with `out/vae.safetensors`, yielding each name that is done."""
+def encode_ahead(
+    clips: Path, names: Sequence[str], out: Path, *, processes: int = 1, device: str = "cpu"
+) -> Iterator[str]:
+    """Encode what is missing of a folder of clips with `out/vae.safetensors`, yielding each name that is done.
+
+    Args:
+        processes: Of which each has an autoencoder of its own.
+        device: Where they compute.
+    """
     out.mkdir(parents=True, exist_ok=True)
     missing = [name for name in names if not (out / f"{name}.safetensors").is_file()]
     yield from (name for name in names if name not in set(missing))
     root = out.parent if out.name == HELD_FOLDER else out
-    jobs = [(clips / f"{name}.safetensors", out / f"{name}.safetensors", root / VAE_FILE) for name in missing]
+    jobs = [(clips / f"{name}.safetensors", out / f"{name}.safetensors", root / VAE_FILE, device) for name in missing]
     if processes <= 1:
         yield from (_encode_to(job) for job in jobs)
         return
-    with ProcessPoolExecutor(processes) as pool:
+    # a card that this process has looked at cannot be used by a fork of it
+    context = None if device == "cpu" else multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context) as pool:
         for start in range(0, len(jobs), 8 * processes):
             yield from pool.map(_encode_to, jobs[start : start + 8 * processes])
 
 
-def _encode_to(job: tuple[Path, Path, Path]) -> str:
+def _encode_to(job: tuple[Path, Path, Path, str]) -> str:
     torch.set_num_threads(1)
-    clip, out, vae = job
-    write_latents(out, encode_clip(_loaded(vae, vae.stat().st_mtime_ns), read_clip(clip)))
+    clip, out, vae, device = job
+    write_latents(out, encode_clip(_loaded(vae, vae.stat().st_mtime_ns, device), read_clip(clip)))
     return out.stem
 
 
 @lru_cache(1)
-def _loaded(path: Path, _: int) -> VideoVAE:
-    return load_vae(path)
+def _loaded(path: Path, _: int, device: str) -> VideoVAE:
+    return load_vae(path).to(device)
 
 
 def _same_network(a: VideoVAE, b: VideoVAE) -> bool:

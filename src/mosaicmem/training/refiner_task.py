@@ -14,8 +14,10 @@ from torch import nn
 
 from mosaicmem._shapes import Bool, Float, Tensor
 from mosaicmem.errors import refuse
+from mosaicmem.models.devices import home_of
 from mosaicmem.models.refiner import Refiner, RefinerConfig
 from mosaicmem.models.video_vae import VideoVAE
+from mosaicmem.training.distributed import beside, on_device
 from mosaicmem.training.weights import channel_weights, pixel_loss
 from mosaicmem.training.world_task import WorldTask
 
@@ -84,6 +86,7 @@ class RefinerTask:
         self.module = Refiner(model or RefinerConfig(vae.channels))
         self.module.gain.copy_(world.module.gain[0])
         self._world, self._vae = world, vae.requires_grad_(False)
+        self._decoder = self._vae
         world.module.eval().requires_grad_(False)
         self._weight = channel_weights(world.module.gain[0].cpu())[:, None, None]
         self._kept: dict[range, RefinerBatch] = {}  # what takes the world model a second is made once
@@ -103,7 +106,8 @@ class RefinerTask:
         share = (batch.weight / batch.weight.mean())[:, None]
         latents = (share * self._weight.to(fine) * (fine - batch.still).square()).mean()
         cells = self.settings.pixel_cells if torch.is_grad_enabled() else max(fine.shape[-2:])
-        pixels = pixel_loss(self._vae.decode_stills, fine, batch.still, cells, batch.weight)
+        self._decoder = beside(self._decoder, fine)
+        pixels = pixel_loss(self._decoder.decode_stills, fine, batch.still, cells, batch.weight)
         metrics = {"latent_error": float(latents.detach()), "pixel_error": float(pixels.detach())}
         return latents + self.settings.pixels * pixels, metrics
 
@@ -112,7 +116,8 @@ class RefinerTask:
         """PSNR of held-out reference frames against the autoencoder's of the truth: as made, and refined."""
         errors: dict[str, list[float]] = {"made": [], "refined": []}
         for start in range(0, HELD_OUT, 8):
-            batch = self._frames(range(10**6 + start, 10**6 + start + 8), held_out=True)
+            frames = self._frames(range(10**6 + start, 10**6 + start + 8), held_out=True)
+            batch = on_device(frames, home_of(module))
             fine = module(batch.made, batch.shown, batch.good)
             truth = self._vae.decode_image(batch.still)
             for name, latents in (("made", batch.made), ("refined", fine)):
@@ -127,13 +132,13 @@ class RefinerTask:
 
     def picture(self, module: nn.Module) -> np.ndarray:
         """Truth, as made, what memory shows, refined: the last reference frame of some held-out windows."""
-        batch = self._frames(range(10**6, 10**6 + 6), held_out=True)
+        batch = on_device(self._frames(range(10**6, 10**6 + 6), held_out=True), home_of(module))
         with torch.no_grad():
             fine = module(batch.made, batch.shown, batch.good)
         shown = torch.where(batch.good[:, None], batch.shown, 0)
         columns = [self._vae.decode_image(z[3::4]) for z in (batch.still, batch.made, shown, fine)]
         sheet = torch.cat([torch.cat(list(column), dim=1) for column in columns], dim=2)
-        return ((sheet + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        return ((sheet + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
 
     def _frames(self, indices: range, *, held_out: bool = False) -> RefinerBatch:
         samples, windows = self._world.samples(list(indices), held_out=held_out)

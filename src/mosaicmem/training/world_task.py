@@ -30,7 +30,7 @@ from mosaicmem.models.video_vae import VideoVAE
 from mosaicmem.models.world_model import WorldNetwork, window_cameras
 from mosaicmem.ops.prope import TokenCameras
 from mosaicmem.training.cache import STEP
-from mosaicmem.training.distributed import on_device, sixteen_bits
+from mosaicmem.training.distributed import beside, on_device, sixteen_bits
 from mosaicmem.training.latent_clip import LatentClip, read_latents
 from mosaicmem.training.twins import (
     RETOLD,
@@ -257,6 +257,7 @@ class WorldTask:
             loss = loss + self.settings.heard * share * missed
             metrics["words_missed"] = float(missed.detach())
         if self._decoder is not None:
+            self._decoder = beside(self._decoder, x0)
             side = self.settings.pixel_cells if torch.is_grad_enabled() else max(x0.shape[-2:])
             flat = [z.transpose(1, 2).flatten(0, 1) for z in (guess, x0, cells)]
             seen = pixel_loss(self._decoder.decode_groups, flat[0], flat[1], side, flat[2][:, 0])

@@ -8,10 +8,21 @@ from pathlib import Path
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import InputError
 from mosaicmem.generation.backend import ROOMS, SYNTHETIC, Models, load_models
+from mosaicmem.models.devices import device_named
 from mosaicmem.models.vae import VAE
 
 TRAINED_SIZE = (128, 128)
 """Size of the frames that trained models know."""
+
+
+def on_device(session: Session) -> str:
+    """What a note says of the device of the networks: nothing on the CPU.
+
+    Raises:
+        ConfigError: if it is not there.
+    """
+    device = device_named(session.config.device)
+    return "" if device.type == "cpu" else f", on {device}"
 
 
 def open_vae(path: Path | None, session: Session) -> VAE:
@@ -22,7 +33,9 @@ def open_vae(path: Path | None, session: Session) -> VAE:
 
     Raises:
         MissingWeightsError, InputError: as `TAEF2.from_pretrained` and `load_vae`.
+        ConfigError: on a device that is not there.
     """
+    where = on_device(session)
     if path is None:
         from mosaicmem.models.synthetic import PixelShuffleVAE
 
@@ -41,7 +54,8 @@ def open_vae(path: Path | None, session: Session) -> VAE:
         )
     with session.stage("load_vae"):
         vae = load_vae(own) if own.is_file() else TAEF2.from_pretrained(path)
-    session.backend, session.note = "real", f"{vae.name} VAE, pretrained weights from {path}"
+        vae = vae.to(session.config.device)
+    session.backend, session.note = "real", f"{vae.name} VAE, pretrained weights from {path}{where}"
     return vae
 
 
@@ -59,9 +73,10 @@ def open_models(name: str, session: Session, *, vae: Path | None = None, use_mem
         return Models(own, Compositor(use_memory))
     sampling = session.config.sampling
     with session.stage("load_models"):
-        models = load_models(name, vae=vae, use_memory=use_memory, sampling=sampling)
+        device = session.config.device
+        models = load_models(name, vae=vae, use_memory=use_memory, sampling=sampling, device=device)
     session.backend = models.label.strip("[]")
-    session.note = f"{sampling.pace}, learned depth, {models.vae.name} VAE"
+    session.note = f"{sampling.pace}, learned depth, {models.vae.name} VAE{on_device(session)}"
     return models
 
 

@@ -26,7 +26,7 @@ from tyro.conf import arg
 
 from mosaicmem.apps.cli.backends import open_vae
 from mosaicmem.apps.cli.console import Result, table
-from mosaicmem.apps.cli.options import Common, no_such_part
+from mosaicmem.apps.cli.options import Computing, no_such_part
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.io.files import finite, read_json
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `bench`."""
 
     num_frames: int = 32

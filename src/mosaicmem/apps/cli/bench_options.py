@@ -10,8 +10,9 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
+from mosaicmem.apps.cli.backends import on_device
 from mosaicmem.apps.cli.config import GenerationConfig, Sampling
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError
 from mosaicmem.evaluation.parallel import Loader
@@ -23,7 +24,7 @@ from mosaicmem.models.synthetic import Compositor, PixelShuffleVAE
 
 
 @dataclass(kw_only=True)
-class ModelArgs(Common):
+class ModelArgs(Computing):
     """Arguments of every benchmark of a model."""
 
     model: Annotated[str, arg(metavar="NAME|DIR", help_behavior_hint="")] = "rooms"
@@ -46,12 +47,14 @@ def open_loader(args: ModelArgs, session: Session) -> Loader:
         raise ConfigError(f"--processes = {args.processes}: expected 1 to 64")
     if args.out is not None:
         session.check_out(inputs=[Path(args.model)] if Path(args.model).is_dir() else [])
-    sampling = session.config.sampling
-    load = _synthetic if args.model == SYNTHETIC else partial(load_models, args.model, sampling=sampling)
+    sampling, where = session.config.sampling, on_device(session)
+    load = _synthetic
+    if args.model != SYNTHETIC:
+        load = partial(load_models, args.model, sampling=sampling, device=session.config.device)
     with session.stage("load_models"):
         models = load()
     session.backend = models.label.strip("[]")
-    session.note = f"{models.vae.name} VAE, {os.cpu_count()} cores, {args.processes} process(es)"
+    session.note = f"{models.vae.name} VAE, {os.cpu_count()} cores, {args.processes} process(es){where}"
     if args.model != SYNTHETIC:
         session.note = f"{sampling.pace}, {session.note}"
     return load

@@ -195,10 +195,12 @@ class Config:
     Attributes:
         seed: Seed of everything random.
         threads: CPU threads of the tensor library.
+        device: Where networks compute.
     """
 
     seed: int = 42
     threads: int = 1
+    device: str = "cpu"
     grid: GridConfig = field(default_factory=GridConfig)
     lifting: LiftingConfig = field(default_factory=LiftingConfig)
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)

@@ -26,7 +26,7 @@ from mosaicmem.apps.cli.config import DemoConfig, GenerationConfig, Sampling
 from mosaicmem.apps.cli.console import Result, table
 from mosaicmem.apps.cli.demo_worlds import Walk, film_world, render_room
 from mosaicmem.apps.cli.memory_folder import Decoded, describe_memory, save_memory
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.pictures import BLUE, ORANGE, Chart, Panel, Picture, Series, block, charts, moments, row, sheet
 from mosaicmem.apps.cli.rerun_log import Rerun, event_log, recording_file
 from mosaicmem.apps.cli.session import Session
@@ -52,7 +52,7 @@ EXAMPLE = "mosaicmem demo --num-frames 33 --out demo_output"
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `demo`."""
 
     model: Annotated[str, arg(metavar="rooms|synthetic|DIR")] = ROOMS

@@ -11,7 +11,7 @@ import torch
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mosaicmem.apps.cli.memory_folder import MemoryMeta, remembered_cameras, vae_of
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.pictures import Panel, Picture, row
 from mosaicmem.apps.cli.placement import numbers
 from mosaicmem.apps.cli.recall import HOLES
@@ -101,7 +101,7 @@ class Choice:
 
 
 @dataclass(kw_only=True)
-class EditArgs(Common):
+class EditArgs(Computing):
     """Arguments of every verb."""
 
     file: Positional[Path]

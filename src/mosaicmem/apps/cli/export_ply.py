@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import load_memory, vae_of
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.world_export import export
 from mosaicmem.errors import ConfigError
@@ -29,7 +29,7 @@ EXAMPLE = "mosaicmem export-ply room --out room.ply"
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `export-ply`."""
 
     memory: Positional[Path]

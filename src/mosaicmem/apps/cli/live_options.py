@@ -23,7 +23,7 @@ from mosaicmem.apps.cli.live_starts import (
     others,
     replayed,
 )
-from mosaicmem.apps.cli.options import Common, check_scene
+from mosaicmem.apps.cli.options import Computing, check_scene
 from mosaicmem.apps.cli.rerun_log import Rerun, event_log, follow, named, recording_file
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError
@@ -38,7 +38,7 @@ SCENE = 900_020
 
 
 @dataclass(kw_only=True)
-class LiveArgs(Common):
+class LiveArgs(Computing):
     """Arguments of a command that walks."""
 
     world: Annotated[Path | None, arg(aliases=["-w"], metavar="FILE", help_behavior_hint="")] = None

@@ -312,19 +312,26 @@ def weights_digest(model: Any) -> str | None:
 
 
 def _as_recorded(path: Path, spec: dict[str, Any], folder: Path, session: Session) -> None:
-    """Give the session the settings of a recording, not today's defaults; say what cannot be as it was."""
-    note = session.console.note
+    """Give the session the settings of a recording, not today's defaults; say what cannot be as it was.
+
+    Networks compute where they are asked to today: the card of the recording may not be here.
+    """
+    note, here = session.console.note, session.config.device
     recorded = spec.get("settings")
     if isinstance(recorded, dict):
         problems: list[str] = []
         known = merge(Config, [(str(path), recorded)], problems)
+        then = known.get("device", "cpu")
+        known["device"] = here
         write_json(folder / "settings.json", known)
         config = build(Config, folder / "settings.json")
         for problem in problems:
             note(f"warning: {problem}; this is left out, and frames may differ")
         if unsaid := _unsaid(to_dict(config), known):
             note(f"warning: {path} says nothing of {', '.join(unsaid)}: today's defaults, and frames may differ")
-        if session.config not in (config, Config()):
+        if then != here:
+            note(f"warning: {path} was made on {then}, and is replayed on {here}: frames may differ by rounding")
+        if session.config not in (config, Config(device=here)):
             note(f"warning: replayed with the settings of {path}; your own are left out")
         session.config = config
         torch.set_num_threads(config.threads)

@@ -39,6 +39,14 @@ class Common:
     """More remarks, and the traceback of an error."""
 
 
+@dataclass(kw_only=True)
+class Computing(Common):
+    """Base of the arguments of commands that run networks."""
+
+    device: str = "cpu"
+    """Where networks compute: cpu, cuda, cuda:1 ...; memory stays on the CPU."""
+
+
 def no_such_part(command: str, word: str, parts: Sequence[str]) -> ConfigError:
     """What to raise where a command has no part of this name: the one that is meant, or all."""
     near = difflib.get_close_matches(word, parts, n=1)

@@ -19,7 +19,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mosaicmem.apps.cli.console import Result, bar, table
 from mosaicmem.apps.cli.memory_folder import load_memory, vae_of
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.pictures import ORANGE, Chart, Panel, Picture, Series, charts, moments, row, sheet
 from mosaicmem.apps.cli.scores import FrameScore, means, score
 from mosaicmem.apps.cli.session import Session
@@ -34,7 +34,7 @@ HOLES = "striped: nothing remembered there"
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `recall`."""
 
     memory: Positional[Path]

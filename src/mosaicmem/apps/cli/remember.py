@@ -22,7 +22,7 @@ from mosaicmem.apps.cli.backends import open_vae
 from mosaicmem.apps.cli.config import GridConfig
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import MemoryMeta, describe_memory, save_memory
-from mosaicmem.apps.cli.options import Common, parse_size
+from mosaicmem.apps.cli.options import Computing, parse_size
 from mosaicmem.apps.cli.pictures import FAINT, Panel, Picture, moments, sheet
 from mosaicmem.apps.cli.remembering import remember_frames
 from mosaicmem.apps.cli.session import Session
@@ -41,7 +41,7 @@ EXAMPLE = "mosaicmem remember recording --frames ::5 --out room"
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `remember`."""
 
     source: Positional[Path]

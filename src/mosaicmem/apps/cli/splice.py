@@ -17,7 +17,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import is_memory, load_memory, remembered_cameras, save_memory, vae_of
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.placement import Placement, placed
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.visualize import memory_map
@@ -31,7 +31,7 @@ EXAMPLE = "mosaicmem splice room_a room_b --layout horizontal --offset 2 --out b
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `splice`."""
 
     a: Positional[Path]

@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from mosaicmem.apps.cli.backends import TRAINED_SIZE, open_models, sized, vae_home
 from mosaicmem.apps.cli.memory_folder import load_memory, vae_of
-from mosaicmem.apps.cli.options import Common, check_scene, parse_size
+from mosaicmem.apps.cli.options import Computing, check_scene, parse_size
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.sources import (
     TrajectoryOptions,
@@ -32,7 +32,7 @@ from mosaicmem.models.synthetic import Compositor
 
 
 @dataclass(kw_only=True)
-class StartArgs(Common):
+class StartArgs(Computing):
     """What to start from, where to go, and with which model."""
 
     trajectory: Annotated[

@@ -14,7 +14,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from mosaicmem.apps.cli.console import Result
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.depth.estimator import DepthEstimator
 from mosaicmem.errors import ConfigError
@@ -31,7 +31,7 @@ WORDS = {"the", "ball", "light", "goes", "out", "turns", "door", *BALL_COLOURS, 
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `train data`."""
 
     seeds: str = "0:200"
@@ -116,7 +116,7 @@ def _convert(args: Args, videos: Path, folder: Path, session: Session) -> int:
         for i, path in enumerate(found):
             target = folder / HELD_FOLDER if i >= len(found) - args.held_out else folder
             target.mkdir(parents=True, exist_ok=True)
-            estimator = estimator or _estimator(args.depth)
+            estimator = estimator or _estimator(args.depth, session.config.device)
             for clip in read_posed_video(path, args.posed, estimator):
                 write_clip(target / f"{clip.name}.safetensors", clip)
                 done += 1
@@ -124,14 +124,16 @@ def _convert(args: Args, videos: Path, folder: Path, session: Session) -> int:
     return done
 
 
-def _estimator(name: str) -> DepthEstimator | None:
+def _estimator(name: str, device: str) -> DepthEstimator | None:
     """The depth network of that name; None if the shipped one is absent, which matters only where depth is missing."""
     from mosaicmem.models.checkpoint import load_depth
+    from mosaicmem.models.devices import device_named
     from mosaicmem.models.presets import shipped
 
+    at = device_named(device)
     if name != "shipped":
-        return load_depth(Path(name))
-    return load_depth(shipped("depth")) if shipped("depth").is_file() else None
+        return load_depth(Path(name)).to(at)
+    return load_depth(shipped("depth")).to(at) if shipped("depth").is_file() else None
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Encode clips once, with a trained autoencoder: what `train world` learns from.
 
 The autoencoder itself is put beside its latents (vae.safetensors, as it is shipped), after the mean and spread of its
-latents and the gain of its decoder were measured. What is encoded already is not encoded again.
+latents and the gain of its decoder were measured, on the CPU. What is encoded already is not encoded again.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Annotated
 from tyro.conf import arg
 
 from mosaicmem.apps.cli.console import Result
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.models.devices import device_named
 from mosaicmem.training.cache import HELD_FOLDER, ClipCache, default_cache
 from mosaicmem.training.encode import encode_ahead, prepare_vae, read_gain
 
@@ -23,7 +24,7 @@ EXAMPLE = "mosaicmem train encode --vae runs/vae --out latents"
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `train encode`."""
 
     vae: Path
@@ -47,6 +48,7 @@ def run(args: Args, session: Session) -> Result:
     names = cache.names()[: args.clips]
     if not names:
         raise InputError(f"{folder}: no clips; make some with `mosaicmem train data`")
+    device = str(device_named(session.config.device))
     with session.stage("measure"):
         some = names[:: max(1, len(names) // args.measured)][: args.measured]
         vae = prepare_vae(args.vae, [cache.load(name) for name in some], args.out)
@@ -55,7 +57,7 @@ def run(args: Args, session: Session) -> Result:
             (held.folder, held.names(), args.out / HELD_FOLDER),
             (folder, names, args.out),
         ):
-            for _ in encode_ahead(clips, chosen, out, processes=args.processes):
+            for _ in encode_ahead(clips, chosen, out, processes=args.processes, device=device):
                 tick()
     session.backend, session.note, session.wrote = vae.name, "clips to latents", args.out
     gain = read_gain(args.out)

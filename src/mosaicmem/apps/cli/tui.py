@@ -65,7 +65,8 @@ def run(args: Args, session: Session) -> Result:
                 stack.callback(player.stop)
             model = start.spec.get("model")
             name = model if isinstance(model, str) and model != MEMORY else ROOMS
-            return Begun(live, player, start.source, name, recorded=args.record is not None)
+            device = session.config.device
+            return Begun(live, player, start.source, name, recorded=args.record is not None, device=device)
 
         app = Terminal(begin, shlex.join(["mosaicmem", *session.argv]))
         app.run()

@@ -19,7 +19,7 @@ from tyro.conf import Positional, arg
 
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import load_memory, vae_of
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, MissingExtraError
 from mosaicmem.live.door import is_everywhere, is_loopback
@@ -29,7 +29,7 @@ EXAMPLE = "mosaicmem view walk-1.mosaic --viser"
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `view`."""
 
     world: Positional[Path]

@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import is_memory, load_memory, remembered_cameras, vae_of
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.pictures import Picture
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.sources import TrajectoryOptions, cameras_at, drawable, trajectory_statistics
@@ -32,7 +32,7 @@ EXAMPLE = "mosaicmem visualize room --out room_map"
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `visualize`."""
 
     source: Positional[Path]

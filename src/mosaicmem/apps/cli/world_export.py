@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.memory_folder import load_memory, store_file, vae_of
-from mosaicmem.apps.cli.options import Common
+from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.io.exports import ExportOptions, export_colmap, export_nerfstudio, export_ply, export_rrd, export_vipe
@@ -36,7 +36,7 @@ Format = Literal["ply", "colmap", "nerfstudio", "vipe", "rrd"]
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `world export`."""
 
     file: Positional[Path]

@@ -26,7 +26,7 @@ from mosaicmem.apps.cli.config import GridConfig
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.import_depth import EstimatedDepth
 from mosaicmem.apps.cli.memory_folder import MemoryMeta, as_json, describe_memory
-from mosaicmem.apps.cli.options import Common, parse_size
+from mosaicmem.apps.cli.options import Computing, parse_size
 from mosaicmem.apps.cli.remembering import Recording, remember_frames
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.sources import default_size, describe_intrinsics, parse_intrinsics
@@ -65,7 +65,7 @@ _CRATE_TEMPORAL = 4
 
 
 @dataclass(kw_only=True)
-class Args(Common):
+class Args(Computing):
     """Arguments of `world import`."""
 
     source: Positional[Path]
@@ -112,7 +112,7 @@ def run(args: Args, session: Session) -> Result:
         recording = _open(kind, args)
     vae_path = Path(ROOMS) if args.vae is None else None if args.vae == PIXELS else args.vae
     vae = open_vae(vae_path, session)
-    recording, depth = _with_depth(recording, args, vae.stride)
+    recording, depth = _with_depth(recording, args, vae.stride, session)
     chosen = _chosen(len(recording), args)
     width, height = _size(args, recording, vae, vae_path is not None)
     grid = session.config.grid.grid(width, height, vae.stride, vae.temporal)
@@ -214,7 +214,7 @@ def _open(kind: Kind, args: Args) -> Recording:
             return RGBDFolder.open(args.source, intrinsics=given)
 
 
-def _with_depth(recording: Recording, args: Args, stride: int) -> tuple[Recording, str]:
+def _with_depth(recording: Recording, args: Args, stride: int, session: Session) -> tuple[Recording, str]:
     """The recording with the depth that was asked for, and what it is called."""
     if not isinstance(recording, Scan):
         if args.depth not in ("auto", "maps"):
@@ -224,7 +224,7 @@ def _with_depth(recording: Recording, args: Args, stride: int) -> tuple[Recordin
         from mosaicmem.models.checkpoint import load_depth
         from mosaicmem.models.presets import shipped
 
-        return EstimatedDepth(recording, load_depth(shipped("depth"))), "network"
+        return EstimatedDepth(recording, load_depth(shipped("depth")).to(session.config.device)), "network"
     available = recording.available
     wanted = (available[0] if available else None) if args.depth == "auto" else args.depth
     if wanted not in available:

@@ -323,4 +323,5 @@ class Terminal(Changes):
     async def _benchmark(self) -> None:
         """Run the memory benchmark and show how it goes."""
         model = ROOMS if self.begun is None else self.begun.model
-        await self._bench.run(model, self.query_one(Benchmark).bench)
+        device = "cpu" if self.begun is None else self.begun.device
+        await self._bench.run(model, self.query_one(Benchmark).bench, device)

@@ -26,11 +26,11 @@ class Bench:
         self._process.kill()
         return True
 
-    async def run(self, model: str, told: Told) -> None:
+    async def run(self, model: str, told: Told, device: str = "cpu") -> None:
         """Run it to its end, and say how it goes."""
         title = f"memory benchmark: {model}, {self.worlds} held-out worlds; R stops it"
         told(title, "loading ...", (0, self.worlds))
-        command = (sys.executable, "-m", "mosaicmem.apps.tui.bench_worker", model, str(self.worlds))
+        command = (sys.executable, "-m", "mosaicmem.apps.tui.bench_worker", model, str(self.worlds), device)
         pipe, quiet = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         self._process = await asyncio.create_subprocess_exec(
             *command, stdin=quiet, stdout=pipe, stderr=quiet, limit=2**20

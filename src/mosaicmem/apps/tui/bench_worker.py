@@ -1,6 +1,6 @@
 """The memory benchmark in a process of its own, so that the interface stays quick and can stop it: lines of JSON.
 
-`python -m mosaicmem.apps.tui.bench_worker MODEL WORLDS` prints `{"world", "of", "psnr"}` after every world, then
+`python -m mosaicmem.apps.tui.bench_worker MODEL WORLDS DEVICE` prints `{"world", "of", "psnr"}` after every world, then
 `{"lines"}`, the table that `mosaicmem bench memory` prints; or `{"error"}`.
 """
 
@@ -21,11 +21,11 @@ from mosaicmem.evaluation.rows import TITLES
 ROWS = ("full", "cameras_only", "copy_last")
 
 
-def main(model: str, worlds: int) -> int:
+def main(model: str, worlds: int, device: str) -> int:
     """Run it and report."""
     say = lambda **line: print(json.dumps(line), flush=True)  # noqa: E731, T201
-    args = Args(model=model, worlds=worlds, rows=",".join(ROWS), processes=1)
-    session = Session("bench memory", [], args, Config(), Console(quiet=True))
+    args = Args(model=model, worlds=worlds, rows=",".join(ROWS), processes=1, device=device)
+    session = Session("bench memory", [], args, Config(device=device), Console(quiet=True))
     try:
         config = BenchmarkConfig(worlds, ROWS, session.config.seed, pictured=0, rollout=rollout_of(session))
         results = []
@@ -44,4 +44,4 @@ def main(model: str, worlds: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

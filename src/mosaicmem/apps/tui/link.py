@@ -31,6 +31,7 @@ class Begun:
 
     Attributes:
         recorded: Whether it is written down, so that what a recording does not know of must stay as it is.
+        device: Where networks compute.
     """
 
     session: Session
@@ -38,6 +39,7 @@ class Begun:
     source: str
     model: str
     recorded: bool = False
+    device: str = "cpu"
 
 
 class Fresh(Message):
