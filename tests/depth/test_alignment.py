@@ -125,3 +125,15 @@ def test_an_affine_fit_that_turns_depth_negative_is_dropped():
     assert align_scale(new, stored).source == "affine"
     new[0, 0] = 1e6  # there the fit says -0.12
     assert align_scale(new, stored).source != "affine"
+
+
+@pytest.mark.parametrize("seed", [5, 15, 89])  # of three thousand a hundred come to this
+def test_an_affine_fit_that_nothing_agrees_with_is_dropped(seed):
+    """Depth of nothing in particular, against points near and far: the fit comes to lie between them, and near none."""
+    g = torch.Generator().manual_seed(seed)
+    a, b = (2 * torch.rand(2, generator=g)).tolist()
+    new, near = ((x * torch.randn(SHAPE, generator=g, dtype=torch.float64)).exp() for x in (a, b))
+    is_near = torch.rand(SHAPE, generator=g) < torch.rand(1, generator=g)
+    stored = torch.where(is_near, 0.1 * near + 0.3 * torch.rand(1, generator=g), 5.0)
+    found = align_scale(new, stored, config=AlignmentConfig(confidence_quantile=0.0, min_share=0.0))
+    assert found.source == "median" and math.isfinite(found.scale) and found.inliers > 0

@@ -136,7 +136,8 @@ def _consensus(log_ratio: Tensor, width: float) -> tuple[float, Tensor]:
 def _affine(
     new: Tensor, stored: Tensor, both: Tensor, near: Tensor, spread: float, config: AlignmentConfig
 ) -> ScaleAlignment | None:
-    """Huber fit of inverse depth by five reweightings; None unless clearly better and positive for all new depth."""
+    """Huber fit of inverse depth by five reweightings; None unless it is clearly better, anything agrees with it,
+    and it is positive for all new depth."""
     x, y = 1 / new[both].double(), 1 / stored[both].double()
     design = torch.stack([x, torch.ones_like(x)], -1)
     weight = near.double()
@@ -154,8 +155,10 @@ def _affine(
     log_ratio = (alpha * x + beta).log() - y.log()
     if _mad(log_ratio[near]) > (1 - config.affine_gain) * spread:
         return None
-    scale = _median(1 / (alpha * x + beta) * x)
     inlier = log_ratio.abs() < config.inlier
+    if not bool(inlier.any()):
+        return None
+    scale = _median(1 / (alpha * x + beta) * x)
     return ScaleAlignment(scale, int(inlier.sum()) / new.numel(), _mad(log_ratio[inlier]), "affine", (alpha, beta))
 
 
