@@ -256,8 +256,8 @@ class VideoTransformer(nn.Module):
     def compile_blocks(self, **options: Any) -> None:
         """Compile the blocks, each into one graph: norms, modulation, rotary turns and cameras become one pass each.
 
-        Half of the time of an evaluation of 5 billion parameters on a GPU. The first evaluation of each new number of
-        tokens takes the better part of a minute; the second such number compiles for any.
+        Of 5 billion parameters on a GPU an evaluation then takes seven tenths of the time, but the first one of a new
+        number of tokens some 15 s more; that of a second number compiles for any.
 
         Args:
             options: Of `torch.compile`.
