@@ -31,7 +31,7 @@ class LiftingConfig:
         edge_spacing: Spacing of both stencils, in pixels.
         confidence_percentile: Cells below this percentile of the frame's confidence are invalid; no effect where the
             confidence is constant. 0 (default) keeps them: what a good source of depth believes least are edges, and
-            pictures consist of these. Use 10 for depth that has errors far from edges.
+            pictures consist of these. Raise it for depth whose errors lie far from edges.
     """
 
     near: float = 0.01
