@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors import safe_open
-from tests.elsewhere import META, Elsewhere
+from tests.elsewhere import META, PLACES, Elsewhere, somewhere
 from tests.training.clips import make_clip
 
 from mosaicmem.errors import ConfigError, InputError
@@ -25,6 +25,7 @@ from mosaicmem.training.encode import (
     encoded_clips,
     fit_between,
     fit_statistics,
+    measurements,
     prepare_vae,
     read_gain,
     weights_of,
@@ -66,26 +67,25 @@ def test_fitted_latents_have_mean_0_and_spread_1(vae):
 
 def test_the_gain_of_a_linear_decoder_is_the_length_of_its_columns(vae):
     fit_statistics(vae, CLIPS)
-    gain = channel_gain(vae, [encode_clip(vae, clip) for clip in CLIPS])
+    gain = channel_gain(vae, CLIPS)
     for mode, coder in enumerate((vae.image, vae.group)):
         columns = coder.unproject.weight[:, :, 0, 0]
         assert torch.allclose(gain[mode], vae.std[mode] * columns.norm(dim=0) / len(columns) ** 0.5, rtol=1e-4)
-    with pytest.raises(InputError, match="no encoded clips"):
+    with pytest.raises(InputError, match="no clips"):
         channel_gain(vae, [])
 
 
 def test_the_gain_counts_what_a_decoder_spreads_over_its_neighbours(vae):
     """A decoder that adds w of each neighbouring cell has a larger gain by the root of the sum of squares."""
     fit_statistics(vae, CLIPS)
-    coded = [encode_clip(vae, clip) for clip in CLIPS]
-    plain = channel_gain(vae, coded)
+    plain = channel_gain(vae, CLIPS)
     decode = vae.image.decode
 
     def smeared(latents):
         return decode(latents) + 2 * torch.roll(decode(latents), 8, dims=-1)
 
     vae.image.decode = smeared  # pyright: ignore[reportAttributeAccessIssue]
-    ratio = channel_gain(vae, coded) / plain
+    ratio = channel_gain(vae, CLIPS) / plain
     assert torch.allclose(ratio[1], torch.ones(5))
     assert (ratio[0] / 5**0.5 - 1).abs().max() < 0.2  # coin flips leave a few per cent of cross terms
 
@@ -196,6 +196,23 @@ def test_a_kernel_is_fitted_once_and_one_that_is_there_is_kept(vae, tmp_path, mo
     write_weights(tmp_path / "own.safetensors", vae.state_dict(), HEADER)
     own = prepare_vae(tmp_path / "own.safetensors", CLIPS, tmp_path / "c")
     assert own.kernel is not None and bool((own.kernel == 0.25).all()) and calls == [1]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_autoencoder_is_measured_elsewhere_as_here(vae, tmp_path, place: str, monkeypatch) -> None:
+    """All but the kernel, whose fit takes long here: that takes an autoencoder from anywhere."""
+    write_weights(tmp_path / VAE_FILE, vae.state_dict(), HEADER)
+    kernels: list[str] = []
+    monkeypatch.setattr(encode_module, "fit_between", lambda vae, _: kernels.append(home_of(vae).type))
+    ticks: list[None] = []
+    here = prepare_vae(tmp_path, CLIPS, tmp_path / "here", tick=lambda: ticks.append(None))
+    with somewhere(place) as at:
+        away = prepare_vae(tmp_path, CLIPS, tmp_path / "away", device=str(at))
+        assert home_of(away).type == "cpu"
+    assert kernels == ["cpu", at.type] and len(ticks) == measurements(CLIPS)
+    assert torch.allclose(away.std, here.std) and torch.allclose(away.mean, here.mean, atol=1e-6)
+    assert torch.allclose(read_gain(tmp_path / "away"), read_gain(tmp_path / "here"), rtol=1e-4)
+    assert not torch.allclose(here.std, vae.std), "control: it was measured"
 
 
 def test_clips_are_encoded_elsewhere(vae, tmp_path):

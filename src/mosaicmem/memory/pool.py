@@ -224,8 +224,8 @@ def thin(
 
     Each is the one that adds most: tokens that none before it shows, or shows as well. `theta` is the angle in radians
     at which a second look is half as good. First all that is shown is covered, then again by those that add
-    `WORTH_ANOTHER`, since a token is not all of its cells. `decisions [g]` and `gains [g]` get the reason of those left out and the
-    cells they would have added.
+    `WORTH_ANOTHER`, since a token is not all of its cells. `decisions [g]` and `gains [g]` get the reason of those left
+    out and the cells they would have added.
     """
     from mosaicmem.memory import _pool_kernels
 

@@ -2,14 +2,16 @@
 
 fit_statistics(vae, clips)            # in place: vae.mean, vae.std [2 c], so that latents have mean 0 and spread 1
 fit_between(vae, clips)               # in place: vae.between, how latents are read between cells
-network.gain.copy_(channel_gain(vae, latents))   # [2 c], of images and of groups
+network.gain.copy_(channel_gain(vae, clips))   # [2 c], of images and of groups
+
+All of them compute where the autoencoder lies.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -20,11 +22,12 @@ from safetensors import safe_open
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.checkpoint import load_vae, read_header
+from mosaicmem.models.devices import home_of
 from mosaicmem.models.video_vae import Coder, VideoVAE
 from mosaicmem.ops.latent_kernel import fit_kernel
 from mosaicmem.training.cache import HELD_FOLDER, STEP, Clip, ClipCache, read_clip
 from mosaicmem.training.checkpoint import export_weights, write_weights
-from mosaicmem.training.latent_clip import LatentClip, encode_clip, write_latents
+from mosaicmem.training.latent_clip import encode_clip, write_latents
 
 VAE_FILE = "vae.safetensors"
 _MEASURED = 16  # clips that the gain is measured on
@@ -43,10 +46,10 @@ def fit_statistics(vae: VideoVAE, clips: Iterable[Clip]) -> None:
     """
     moments = torch.zeros(2, 3, vae.channels, dtype=torch.float64)  # count, sum, sum of squares
     for clip in clips:
-        frames = clip.frames(slice(0, 1 + (len(clip) - 1) // STEP * STEP))
+        frames = clip.frames(slice(0, 1 + (len(clip) - 1) // STEP * STEP)).to(home_of(vae))
         groups = frames[1:].reshape(-1, 3 * STEP, *frames.shape[-2:])
         for mode, latents in enumerate((vae.image.encode(frames[::STEP]), vae.group.encode(groups))):
-            cells = latents.transpose(0, 1).flatten(1).double()
+            cells = latents.transpose(0, 1).flatten(1).double().cpu()
             moments[mode] += torch.stack(
                 [torch.full_like(cells[:, 0], cells.shape[1]), cells.sum(1), cells.square().sum(1)]
             )
@@ -72,7 +75,7 @@ def fit_between(vae: VideoVAE, clips: Sequence[Clip], *, frames: int = 200) -> N
 
 
 @torch.no_grad()
-def channel_gain(vae: VideoVAE, latents: Iterable[LatentClip], *, seed: int = 0) -> Float[Tensor, "2 c"]:
+def channel_gain(vae: VideoVAE, clips: Iterable[Clip], *, seed: int = 0) -> Float[Tensor, "2 c"]:
     """Root mean square change of decoded pixels (of [-1, 1]) per unit of each normalized channel.
 
     One channel is nudged up or down by a coin flip in every cell, so that cells do not help each other: the mean square
@@ -80,18 +83,22 @@ def channel_gain(vae: VideoVAE, latents: Iterable[LatentClip], *, seed: int = 0)
     `w_c` over `n` pixel values has `std_c |w_c| / sqrt(n)`.
 
     Args:
-        latents: Encoded clips with this VAE (after `fit_statistics`); a few dozen are plenty.
+        clips: To decode four frames and four groups of; a dozen are plenty.
+
+    Raises:
+        InputError: if there are no clips.
     """
     generator = torch.Generator().manual_seed(seed)
     total, count = torch.zeros(2, vae.channels, dtype=torch.float64), 0
-    for clip in latents:
-        for mode, (coder, cells) in enumerate(((vae.image, clip.image), (vae.group, clip.groups))):
-            pick = torch.linspace(0, len(cells) - 1, min(4, len(cells))).long()
-            raw = cells[pick] * vae.std[mode, :, None, None] + vae.mean[mode, :, None, None]
-            total[mode] += _mean_square(coder, raw, vae.std[mode], generator)
+    for clip in clips:
+        frames = clip.frames(slice(0, 1 + (len(clip) - 1) // STEP * STEP))
+        groups = frames[1:].unflatten(0, (-1, STEP)).flatten(1, 2)
+        for mode, (coder, shown) in enumerate(((vae.image, frames[::STEP]), (vae.group, groups))):
+            pick = torch.linspace(0, len(shown) - 1, min(4, len(shown))).long()
+            total[mode] += _mean_square(coder, coder.encode(shown[pick].to(home_of(vae))), vae.std[mode], generator)
         count += 1
     if not count:
-        raise InputError("no encoded clips to measure the decoder on; encode some first")
+        raise InputError("no clips to measure the decoder on; render some first")
     return (total / count).sqrt().float()
 
 
@@ -105,11 +112,13 @@ def _mean_square(
         nudge = torch.zeros_like(raw)
         nudge[:, channel] = _NUDGE * std[channel] * sign
         change = (coder.decode(raw + nudge) - coder.decode(raw - nudge)) / (2 * _NUDGE)
-        out[channel] = change.double().square().mean()
+        out[channel] = float(change.double().square().mean())
     return out
 
 
-def prepare_vae(source: Path, clips: Sequence[Clip], out: Path) -> VideoVAE:
+def prepare_vae(
+    source: Path, clips: Sequence[Clip], out: Path, *, device: str = "cpu", tick: Callable[[], object] = lambda: None
+) -> VideoVAE:
     """Put an autoencoder beside the latents that will be made with it: `out/vae.safetensors`, as it is shipped.
 
     Statistics and the kernel between cells are fitted unless the autoencoder has them already; the decoder's gain is
@@ -119,6 +128,8 @@ def prepare_vae(source: Path, clips: Sequence[Clip], out: Path) -> VideoVAE:
         source: A training's folder or checkpoint (its averaged weights count), an exported file, or a folder with
             `vae.safetensors`.
         clips: To measure on; a few dozen.
+        device: Where to measure; what is given back lies on the CPU.
+        tick: Called `measurements(clips)` times or less.
 
     Raises:
         InputError: if there is no autoencoder.
@@ -132,15 +143,28 @@ def prepare_vae(source: Path, clips: Sequence[Clip], out: Path) -> VideoVAE:
         if not _same_network(vae, load_vae(target)):
             raise ConfigError(f"{target}: is another autoencoder than {source}; encode into another folder")
         return load_vae(target)
+    vae = vae.to(device)
     if bool((vae.std == 1).all()):
-        fit_statistics(vae, clips)
+        fit_statistics(vae, _ticking(clips, tick))
         vae.between.zero_()  # of latents of another spread
     if vae.kernel is None:
         fit_between(vae, clips)
-    gain = channel_gain(vae, [encode_clip(vae, clip) for clip in clips[:_MEASURED]])
-    weights = {k: v if k in ("mean", "std") else v.half() for k, v in vae.state_dict().items()}
+        tick()
+    gain = channel_gain(vae, _ticking(clips[:_MEASURED], tick))
+    weights = {k: v if k in ("mean", "std") else v.half() for k, v in vae.cpu().state_dict().items()}
     write_weights(target, weights, {**header, "gain": gain.tolist()})
     return load_vae(target)
+
+
+def measurements(clips: Sequence[Clip]) -> int:
+    """How often `prepare_vae` ticks at most."""
+    return len(clips) + 1 + len(clips[:_MEASURED])
+
+
+def _ticking(clips: Iterable[Clip], tick: Callable[[], object]) -> Iterator[Clip]:
+    for clip in clips:
+        yield clip
+        tick()
 
 
 def weights_of(source: Path, part: str, scratch: Path) -> Path:

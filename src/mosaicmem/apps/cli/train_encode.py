@@ -1,7 +1,7 @@
 """Encode clips once, with a trained autoencoder: what `train world` learns from.
 
 The autoencoder itself is put beside its latents (vae.safetensors, as it is shipped), after the mean and spread of its
-latents and the gain of its decoder were measured, on the CPU. What is encoded already is not encoded again.
+latents and the gain of its decoder were measured. What is encoded already is not encoded again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.devices import device_named
 from mosaicmem.training.cache import HELD_FOLDER, ClipCache, default_cache
-from mosaicmem.training.encode import encode_ahead, prepare_vae, read_gain
+from mosaicmem.training.encode import encode_ahead, measurements, prepare_vae, read_gain
 
 EXAMPLE = "mosaicmem train encode --vae runs/vae --out latents"
 
@@ -49,9 +49,9 @@ def run(args: Args, session: Session) -> Result:
     if not names:
         raise InputError(f"{folder}: no clips; make some with `mosaicmem train data`")
     device = str(device_named(session.config.device))
-    with session.stage("measure"):
-        some = names[:: max(1, len(names) // args.measured)][: args.measured]
-        vae = prepare_vae(args.vae, [cache.load(name) for name in some], args.out)
+    some = [cache.load(name) for name in names[:: max(1, len(names) // args.measured)][: args.measured]]
+    with session.console.progress("measuring", measurements(some)) as tick, session.stage("measure"):
+        vae = prepare_vae(args.vae, some, args.out, device=device, tick=tick)
     with session.console.progress("encoding", len(names) + len(held.names())) as tick, session.stage("encode"):
         for clips, chosen, out in (
             (held.folder, held.names(), args.out / HELD_FOLDER),
