@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mosaicmem.depth import AlignmentConfig, align_scale, bowl_depth
+from mosaicmem.depth.alignment import _comparable, _median
 
 SHAPE = (40, 48)
 
@@ -137,3 +139,15 @@ def test_an_affine_fit_that_nothing_agrees_with_is_dropped(seed):
     stored = torch.where(is_near, 0.1 * near + 0.3 * torch.rand(1, generator=g), 5.0)
     found = align_scale(new, stored, config=AlignmentConfig(confidence_quantile=0.0, min_share=0.0))
     assert found.source == "median" and math.isfinite(found.scale) and found.inliers > 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 4999, 5000])
+def test_a_median_is_the_middle_or_between_the_two_in_the_middle(count):
+    values = torch.randperm(9000, generator=torch.Generator().manual_seed(count))[:count].double() ** 2
+    assert _median(values) == np.median(values.numpy())
+
+
+def test_the_lowest_tenth_of_confidence_is_left_out_and_no_more():
+    confidence = torch.randperm(20, generator=torch.Generator().manual_seed(0)).double().view(4, 5)
+    kept = _comparable(torch.ones(4, 5), torch.ones(4, 5), confidence, AlignmentConfig())
+    assert torch.equal(kept, confidence >= 1), "a tenth of the 19 steps from the lowest to the highest, rounded down"

@@ -10,7 +10,8 @@ from tests.memory.scenes import F64, GRID, camera, keyframe, random_room_cameras
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.geometry.cameras import Cameras, look_at
-from mosaicmem.memory import Keyframe, PatchStore, retrieve
+from mosaicmem.geometry.token_grid import TokenGrid
+from mosaicmem.memory import Keyframe, PatchStore, retrieve, superseding
 from mosaicmem.memory.superseding import SupersedeConfig, imagined_in_free_space, supersede
 from mosaicmem.worlds import Scene, make_scene
 
@@ -175,3 +176,43 @@ def test_only_what_was_observed_and_still_holds_where_it_was_is_a_witness() -> N
         assert not imagined_in_free_space(PatchStore.from_groups([other]), imagined).any()
     assert imagined_in_free_space(store, imagined).all(), "control"
     assert not imagined_in_free_space(PatchStore.empty(), imagined).any()
+
+
+def test_witnesses_say_together_what_each_says_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two sizes, more than are asked at once, and cell by cell as the docstring has it."""
+    monkeypatch.setattr(superseding, "WITNESSES", 4)
+    lenses = zip(random_room_cameras(7, 3), (1.0, 0.8, 1.2, 0.9, 1.1, 1.0, 0.7), strict=True)
+    wide = TokenGrid(160, 64, stride=8, patch=2)
+    witnesses = [
+        keyframe(room_depth(c), c, frame=i)
+        for i, c in enumerate(replace(c, Ks=c.Ks * torch.tensor([[f], [f], [1.0]])) for c, f in lenses)
+    ]
+    for i, c in enumerate(random_room_cameras(2, 4, wide), start=7):
+        witnesses.append(keyframe(room_depth(c, wide), c, wide, frame=i))
+    (view,) = random_room_cameras(1, 7)
+    guess = 0.5 * room_depth(view) * (1 + torch.arange(GRID.cells[1]) % 5 / 3)
+    imagined = replace(keyframe(guess, view, frame=99), origin="generated")
+    alone = [imagined_in_free_space(store_of(w), imagined) for w in witnesses]
+    assert sum(bool(a.any()) for a in alone) > 1 and not any(bool(a.all()) for a in alone), "control"
+    assert torch.equal(imagined_in_free_space(store_of(*witnesses), imagined), torch.stack(alone).any(0))
+    for witness, found in zip(witnesses, alone, strict=True):
+        assert torch.equal(found, in_free_space_reference(witness, imagined))
+
+
+def in_free_space_reference(seen: Keyframe, imagined: Keyframe) -> torch.Tensor:
+    """One cell after the other."""
+    (h, w), p, camera = imagined.depth.shape, imagined.patch, imagined.camera
+    through = torch.zeros(h, w, dtype=torch.bool)
+    for i in range(h):
+        for j in range(w):
+            pixel = torch.tensor([(j + 0.5) * imagined.stride, (i + 0.5) * imagined.stride, 1.0], dtype=F64)
+            here = torch.linalg.inv(camera.Ks[0].double()) @ pixel * imagined.depth[i, j].double()
+            x, y, z = (seen.camera.viewmats[0].double() @ camera.c2w[0].double() @ torch.cat([here, here.new_ones(1)]))[
+                :3
+            ].tolist()
+            u, v, _ = (seen.camera.Ks[0].double() @ torch.tensor([x / z, y / z, 1.0], dtype=F64)).tolist()
+            if z > 0.01 * seen.median_depth and 0 <= u < seen.camera.width and 0 <= v < seen.camera.height:
+                depth = float(seen.depth[int(v / seen.stride), int(u / seen.stride)])
+                through[i, j] = z < 0.9 * depth
+    most = through.unflatten(1, (-1, p)).unflatten(0, (-1, p)).sum((1, 3)) * 2 >= p * p
+    return most.repeat_interleave(p, 0).repeat_interleave(p, 1)

@@ -7,6 +7,7 @@ earlier time still finds it. Something new in front of something old contradicts
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +18,9 @@ from mosaicmem.errors import refuse
 from mosaicmem.geometry.projection import pixel_centers, unproject
 from mosaicmem.memory.patches import Group, Keyframe, patch_points
 from mosaicmem.memory.store import PatchStore
+
+WITNESSES = 64
+"""Observed frames that are asked at once what they see through."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def supersede(store: PatchStore, keyframe: Keyframe, config: SupersedeConfig | N
         if not asked or not _may_be_seen(spheres[g], keyframe, near):
             kept.append(group)
             continue
-        gone = _seen_through(group, keyframe, free, near, config)
+        gone = _seen_through(group, [keyframe], free[None], near, config)[0]
         if not bool(gone.any()):
             kept.append(group)
             continue
@@ -101,19 +105,38 @@ def imagined_in_free_space(
         middle = points.double().mean(0)
         reach = ((points.double() - middle).norm(dim=-1) + 2**0.5 * radii.double()).max()
         sphere = torch.cat([middle, reach[None]])
-        for g in (store.observed & store.times[:, 1].isinf()).nonzero().flatten().tolist():
-            witness = store.group(g)
-            seen = witness.keyframe
-            still = torch.allclose(witness.world_from_cam, seen.camera.c2w[0].double(), atol=1e-6)
-            if still and _may_be_seen(sphere, seen, 0.0):  # before anything of it is read
-                near = config.near * seen.median_depth
-                found |= _seen_through(group, seen, _free_depth(seen, config.margin), near, config)
+        for frames in _alike(_witnesses(store, sphere), WITNESSES):
+            free = torch.stack([_free_depth(seen, config.margin) for seen in frames])
+            near = torch.tensor([config.near * seen.median_depth for seen in frames], dtype=torch.float64)
+            found |= _seen_through(group, frames, free, near[:, None], config).any(0)
     return found.repeat_interleave(keyframe.patch, 0).repeat_interleave(keyframe.patch, 1)
+
+
+def _witnesses(store: PatchStore, sphere: Float[Tensor, "4"]) -> Iterator[Keyframe]:
+    """Observed keyframes, still where they were observed, before whose cameras a bounding sphere reaches."""
+    still = store.observed & store.times[:, 1].isinf() & (store.numbers[:, 3] == 0)
+    depth = ((sphere[:3] - store.places[:, :3, 3]) * store.places[:, :3, 2]).sum(-1)
+    for g in (still & (depth + sphere[3] > 0)).nonzero().flatten().tolist():  # nothing of the others is read
+        yield store.group(g).keyframe
+
+
+def _alike(keyframes: Iterable[Keyframe], most: int) -> Iterator[list[Keyframe]]:
+    """Lists of at most so many keyframes of one size."""
+    lists: dict[tuple[int, int, int], list[Keyframe]] = {}
+    for keyframe in keyframes:
+        size = keyframe.camera.width, keyframe.camera.height, keyframe.stride
+        mine = lists.setdefault(size, [])
+        mine.append(keyframe)
+        if len(mine) == most:
+            yield lists.pop(size)
+    yield from lists.values()
 
 
 def _free_depth(keyframe: Keyframe, margin: int) -> Float[Tensor, "h w"]:
     """How far each cell's ray is free: the smallest depth around it; 0 where any of them is unknown."""
     depth = torch.where(keyframe.valid, keyframe.depth.double(), 0)[None, None]
+    if not margin:
+        return depth[0, 0]
     size = 2 * margin + 1
     # beyond the border nothing is asked
     padded = F.pad(depth, [margin] * 4, value=torch.inf)
@@ -127,25 +150,29 @@ def _may_be_seen(sphere: Float[Tensor, "4"], keyframe: Keyframe, near: float) ->
 
 
 def _seen_through(
-    group: Group, new: Keyframe, free: Float[Tensor, "h w"], near: float, config: SupersedeConfig
-) -> Bool[Tensor, "m n"]:
-    """Patches of a group that the new frame sees through."""
-    old, camera = group.keyframe, new.camera
+    group: Group,
+    frames: Sequence[Keyframe],
+    free: Float[Tensor, "f h w"],
+    near: Float[Tensor, "f 1"] | float,
+    config: SupersedeConfig,
+) -> Bool[Tensor, "f m n"]:
+    """Patches of a group that each of some new frames, all of one size, sees through."""
+    old, camera, stride = group.keyframe, frames[0].camera, frames[0].stride
     h, w = old.depth.shape
     uv = pixel_centers(w, h, stride=old.stride, dtype=torch.float64).reshape(-1, 2)
     valid = group.valid.reshape(-1)
     local = unproject(uv, torch.where(valid, old.depth.reshape(-1).double(), 1.0), old.camera.Ks[0].double())
-    new_from_old = camera.viewmats[0].double() @ group.world_from_cam
-    points = local @ new_from_old[:3, :3].T + new_from_old[:3, 3]
-    z = points[:, 2]
-    K = camera.Ks[0].double()
-    seen = points[:, :2] / z.clamp(min=1e-12)[:, None] * K.diagonal()[:2] + K[:2, 2]
-    inside = valid & (z > near) & (seen >= 0).all(-1) & (seen[:, 0] < camera.width) & (seen[:, 1] < camera.height)
-    cell = (seen[inside] / new.stride).long()
-    limit = torch.zeros_like(z)
-    limit[inside] = free[cell[:, 1], cell[:, 0]]
+    views = torch.cat([new.camera.viewmats for new in frames]).double() @ group.world_from_cam
+    K = torch.cat([new.camera.Ks for new in frames]).double()
+    points = local @ views[:, :3, :3].mT + views[:, None, :3, 3]
+    z = points[..., 2]
+    seen = points[..., :2] / z.clamp(min=1e-12)[..., None] * K.diagonal(dim1=1, dim2=2)[:, None, :2] + K[:, None, :2, 2]
+    size = torch.tensor([camera.width, camera.height], dtype=torch.float64)
+    inside = valid & (z > near) & ((seen >= 0) & (seen < size)).all(-1)
+    column, row = torch.where(inside[..., None], seen / stride, 0.0).long().unbind(-1)
+    limit = free.flatten(1).gather(1, row * free.shape[2] + column)
     contradicted = inside & (z < (1 - config.tolerance) * limit)
-    counts = _per_patch(contradicted.reshape(h, w), old.patch)
+    counts = _per_patch(contradicted.unflatten(1, (h, w)), old.patch)
     return (counts >= config.min_cells * _per_patch(valid.reshape(h, w), old.patch)) & (counts > 0)
 
 
@@ -154,6 +181,5 @@ def _present(group: Group) -> Bool[Tensor, "m n"]:
     return _per_patch(group.valid, group.keyframe.patch) > 0
 
 
-def _per_patch(cells: Bool[Tensor, "h w"], patch: int) -> Float[Tensor, "m n"]:
-    h, w = cells.shape
-    return cells.reshape(h // patch, patch, w // patch, patch).sum((1, 3)).double()
+def _per_patch(cells: Bool[Tensor, "*b h w"], patch: int) -> Float[Tensor, "*b m n"]:
+    return cells.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch)).sum((-3, -1)).double()
