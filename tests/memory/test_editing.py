@@ -162,6 +162,26 @@ def test_a_mirror_shows_the_flipped_picture_and_twice_is_nothing() -> None:
     torch.testing.assert_close(twice.centers, store.centers)
 
 
+@pytest.mark.parametrize("normal", [[0.0, 0, 0], [float("nan"), 0, 1], [float("inf"), 0, 0]])
+def test_a_mirror_without_a_plane_is_refused(normal: list[float]) -> None:
+    """It would flip the tiles and reflect nothing: a left-handed world."""
+    store = PatchStore.empty().insert(keyframe(5.0, camera()))
+    with pytest.raises(GeometryError, match="normal"):
+        mirror(store, torch.tensor(normal), torch.zeros(3))
+    with pytest.raises(GeometryError, match="point"):
+        mirror(store, torch.tensor([1.0, 0, 0]), torch.tensor([float("nan"), 0, 0]))
+    tiny = mirror(store, torch.tensor([1e-30, 0, 0], dtype=F64), torch.zeros(3))
+    assert torch.equal(tiny.centers, mirror(store, torch.tensor([1.0, 0, 0]), torch.zeros(3)).centers)
+
+
+@pytest.mark.parametrize("far", [1e39, 1e300])
+def test_what_a_float32_cannot_place_is_refused(far: float) -> None:
+    store = PatchStore.empty().insert(keyframe(5.0, camera()))
+    with pytest.raises(GeometryError, match="group 0: its patches lie farther away"):
+        move(store, everything, torch.tensor([far, 0, 0], dtype=F64))
+    assert move(store, everything, torch.tensor([1e30, 0, 0], dtype=F64)).centers.isfinite().all()
+
+
 def test_splice_keeps_both_and_renumbers() -> None:
     a, b = room(2), room(3, seed=9)
     for layout, axis in (("horizontal", 0), ("vertical", 1)):

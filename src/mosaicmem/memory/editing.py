@@ -95,8 +95,16 @@ def mirror(
         flip: From the latents of a picture to those of the flipped picture. By default cells change places, which is
             exact for latents that are pixels and near for those of a convolutional autoencoder; to decode, flip and
             encode is right for any.
+
+    Raises:
+        GeometryError: if the normal has no length, or normal or point are not finite.
     """
-    n = torch.nn.functional.normalize(normal.double(), dim=0)
+    length = float(normal.double().norm())
+    if not 0 < length < math.inf or not bool(point.isfinite().all()):
+        raise GeometryError(
+            f"a mirror needs a normal that is not zero, and a finite point; got {normal.tolist()}, {point.tolist()}"
+        )
+    n = normal.double() / length
     S = torch.eye(4, dtype=torch.float64)
     S[:3, :3] -= 2 * torch.outer(n, n)
     S[:3, 3] = 2 * (point.double() @ n) * n

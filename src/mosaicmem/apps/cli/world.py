@@ -35,7 +35,7 @@ from mosaicmem.apps.cli.options import Common, no_such_part
 from mosaicmem.apps.cli.pictures import moments
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
-from mosaicmem.io.files import refuse_existing, write_image
+from mosaicmem.io.files import check_image_path, write_image
 from mosaicmem.io.video import contact_sheet
 from mosaicmem.io.world import Operation, WorldFile, compact, repair, verify
 
@@ -161,7 +161,7 @@ def _without_back_end(task: Callable[[Any, Session], Result]) -> Callable[[Any, 
 
 def _info(args: InfoArgs, session: Session) -> Result:
     if args.thumbnails is not None:
-        refuse_existing(args.thumbnails, args.overwrite)
+        check_image_path(args.thumbnails, args.overwrite)
     with session.stage("open"), WorldFile.open(args.world) as world:
         store, head = world.store, world.head
         shown = 0 if args.thumbnails is None else _thumbnails(world, args.thumbnails, args.overwrite)
