@@ -29,6 +29,7 @@ from mosaicmem.memory.editing import (
     mirror,
     move,
     rotate,
+    rotation_about,
     scale,
     sphere,
     splice,
@@ -172,6 +173,12 @@ def test_a_mirror_without_a_plane_is_refused(normal: list[float]) -> None:
         mirror(store, torch.tensor([1.0, 0, 0]), torch.tensor([float("nan"), 0, 0]))
     tiny = mirror(store, torch.tensor([1e-30, 0, 0], dtype=F64), torch.zeros(3))
     assert torch.equal(tiny.centers, mirror(store, torch.tensor([1.0, 0, 0]), torch.zeros(3)).centers)
+
+
+@pytest.mark.parametrize("length", [1e-30, 1.0, 1e30])
+def test_an_axis_may_have_any_length(length: float) -> None:
+    axis, about = torch.tensor([0.0, 0.6, 0.8], dtype=F64), torch.tensor([1.0, 2, 3])
+    torch.testing.assert_close(rotation_about(length * axis, 70.0, about), rotation_about(axis, 70.0, about))
 
 
 @pytest.mark.parametrize("far", [1e39, 1e300])

@@ -219,9 +219,10 @@ def rotation_about(axis: Float[Tensor, "3"], degrees: float, about: Float[Tensor
     Raises:
         GeometryError: if the axis has no length.
     """
-    if not float(axis.norm()) > 0:
+    length = axis.double().norm()
+    if not float(length) > 0:
         raise GeometryError("a rotation needs an axis that is not zero")
-    R = se3.axis_angle(axis.double(), torch.tensor(math.radians(degrees), dtype=torch.float64))
+    R = se3.axis_angle(axis.double() / length, torch.tensor(math.radians(degrees), dtype=torch.float64))
     return se3.make_transform(R, about.double() - R @ about.double())
 
 
