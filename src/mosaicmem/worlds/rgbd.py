@@ -121,7 +121,7 @@ class RGBDFolder:
 
     def _read_depth(self, index: int, width: int, height: int) -> Tensor:
         path = self.layout.depth[index]
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             depth = _read_npy(path)
         else:
             depth = files.read_depth_png(path, self.layout.depth_units)
