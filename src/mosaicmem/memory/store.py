@@ -151,9 +151,8 @@ class PatchStore:
                     f"this memory holds {_layout(last.keyframe)}; one memory belongs to one latent space"
                 )
             last = group
-        finite = points.isfinite().all(-1) & radii.isfinite()
-        if not bool(finite.all()):
-            lost = int((~finite).nonzero()[0])
+        if not (bool(points.isfinite().all()) and bool(radii.isfinite().all())):
+            lost = int((~(points.isfinite().all(-1) & radii.isfinite())).nonzero()[0])
             group = next(group for group, stop in zip(groups, offsets[1:], strict=True) if lost < stop)
             raise GeometryError(f"group {group.uid}: its patches lie farther away than a float32 can say")
         arena = self._arena
