@@ -10,7 +10,8 @@ from tests.apps.conftest import FRAMES, SIZE, everything_in
 from tests.helpers import shared_data
 
 from mosaicmem.apps.cli.output import sha256
-from mosaicmem.io.files import read_image
+from mosaicmem.io.arrays import write_npy
+from mosaicmem.io.files import read_image, write_image
 from mosaicmem.io.ply import read_ply
 from mosaicmem.io.trajectories import read_trajectory
 from mosaicmem.io.video import read_video
@@ -288,6 +289,36 @@ def test_export_places_points_where_the_cameras_saw_them(run, recording, memory,
     assert cloud.colors is not None
     error = np.abs(seen - cloud.colors[:n][keep].astype(int)).max(1)
     assert (error <= 1).mean() > 0.9
+
+
+def test_convert_does_not_miss_what_it_was_told(run, path, tmp_path):
+    """Bare matrices: the same file, told the other way round, holds the inverse path."""
+    assert run("convert", path, tmp_path / "bare.npy").code == 0
+    silent, told = (
+        run("convert", tmp_path / "bare.npy", tmp_path / f"{len(more)}.json", *more, "--json").json
+        for more in ([], ["--matrix", "w2c"])
+    )
+    assert [sum(f["code"] == "C5" for f in ran["findings"]) for ran in (silent, told)] == [1, 0]
+    c2w, w2c = (read_trajectory(tmp_path / name).viewmats for name in ("0.json", "2.json"))
+    assert c2w.inverse().numpy() == pytest.approx(w2c.numpy(), abs=1e-6)
+
+
+def test_a_recording_that_does_not_say_its_lens_is_compared_with(run, tmp_path):
+    root = tmp_path / "generic"
+    for folder in ("images", "depth"):
+        (root / folder).mkdir(parents=True)
+    for i in range(2):
+        pixels = np.random.default_rng(i).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        write_image(root / "images" / f"{i}.png", pixels)
+        write_npy(root / "depth" / f"{i}.NPY", np.full((48, 64), 2.0, np.float32))
+    (root / "poses.txt").write_text("0 0 0 0 0 0 0 1\n1 0.1 0 0 0 0 0 1\n")
+    room = tmp_path / "room"
+    assert run("remember", root, "--size", "native", "--out", room).code == 3
+    assert run("remember", root, "--size", "native", "--intrinsics", "60,60,32,24", "--out", room).code == 0
+    line = ("-t", root / "poses.txt", "--frames", "0", "--compare", root, "-o", tmp_path / "r", "--json")
+    ran = run("recall", room, *line)
+    assert ran.code == 0, ran.err
+    assert ran.json["mean"]["psnr"] > 40
 
 
 def test_convert_says_what_is_lost_and_strict_refuses(run, path, tmp_path):

@@ -107,6 +107,18 @@ def test_splice_puts_a_door_to_a_door(run, world, original) -> None:
     torch.testing.assert_close(both[len(centers) :], expected, rtol=0, atol=1e-5)
 
 
+def test_a_splice_says_what_was_added(run, world, original) -> None:
+    assert "splice another world; now" in run("edit", world, "splice", original, "--offset", "2").out
+
+
+def test_a_preview_that_is_no_picture_is_refused_before_the_work(run, world, tmp_path) -> None:
+    ran = run("edit", world, "erase", "--all", "--preview", tmp_path / "gone.xyz")
+    assert (ran.code, "ends in .png" in ran.err) == (3, True)
+    ran = run("world", "info", world, "--thumbnails", tmp_path / "sheet")
+    assert (ran.code, "ends in .png" in ran.err) == (3, True)
+    assert state(world)[2] == ["remember"]
+
+
 def test_a_dry_run_and_what_is_refused_leave_the_file_alone(run, world, tmp_path) -> None:
     before = world.read_bytes()
     dry = run("edit", world, "erase", "--all", "--dry-run", "--json")

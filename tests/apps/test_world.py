@@ -125,3 +125,8 @@ def test_a_memory_of_the_version_before_is_read_by_every_command(run, memory: Pa
     assert ran.code == 3 and "a memory of version 0.2" in ran.err
     assert run("splice", old, old, "--out", tmp_path / "new").code == 0
     assert run("world", "verify", tmp_path / "new").code == 0
+    ran = run("world", "merge", tmp_path / "new", old, "--json")
+    assert (ran.code, ran.json["added"]) == (0, store.num_patches)
+    assert run("world", "verify", tmp_path / "new").code == 0
+    ran = run("edit", old, "erase", "--all")
+    assert ran.code == 3 and "mosaicmem splice" in ran.err

@@ -442,6 +442,46 @@ def test_compacting_keeps_every_branch_and_drops_what_nobody_reaches(tmp_path: P
         assert [group.keyframe.frame for group in world.store] == [0, 10]
 
 
+def test_compacting_through_a_link_rewrites_what_it_leads_to_and_keeps_permissions(tmp_path: Path) -> None:
+    path, link = tmp_path / "w.mosaic", tmp_path / "link.mosaic"
+    with WorldFile.create(path, {}) as world:
+        for keyframe in keyframes(8):
+            world.insert(keyframe)
+            world.undo()
+        world.insert(keyframes(1)[0])
+    path.chmod(0o600)
+    link.symlink_to(path)
+    before, after = compact(link)
+    assert link.is_symlink()
+    assert (path.stat().st_size, path.stat().st_mode & 0o777) == (after, 0o600)
+    assert after < before
+
+
+@pytest.mark.parametrize("until", [-0.0, 0.0, 7.0])
+def test_a_zero_below_zero_is_read_again(tmp_path: Path, until: float) -> None:
+    """SQLite keeps no sign of zero; checksums must not either."""
+    group = PatchStore.empty().insert(replace(keyframes(1)[0], time=-0.0)).group(0)
+    save_store(PatchStore.from_groups([replace(group, until=until)]), tmp_path / "w.mosaic")
+    assert verify(tmp_path / "w.mosaic") == []
+    store, _ = load_store(tmp_path / "w.mosaic")
+    assert (store.group(0).keyframe.time, store.group(0).until) == (0, until)
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    with WorldFile.create(tmp_path / "w.mosaic", {}) as world:
+        world.insert(keyframes(1)[0])
+        group, digest = world.store.group(0), world.digest()
+        mirrored = group.world_from_cam @ torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
+        flat = group.world_from_cam * torch.tensor([1e-150, 1e-150, 1e-150, 1], dtype=torch.float64)
+        for change in ({"world_from_cam": mirrored}, {"world_from_cam": flat}, {"until": torch.inf}, {"uid": -1}):
+            with pytest.raises(InputError):
+                world.apply("edit", {}, PatchStore.from_groups([replace(group, **change)]))
+        with pytest.raises(InputError, match="no UTF-8"):
+            world.insert(keyframes(1)[0], note="caf\udce9")
+        assert (world.digest(), len(world.log())) == (digest, 1)
+    assert verify(tmp_path / "w.mosaic") == []
+
+
 def test_thumbnails_are_small_pictures_of_the_frame(tmp_path: Path) -> None:
     (keyframe,) = keyframes(1)
     ramp = np.repeat(np.linspace(0, 255, 400).astype(np.uint8)[None, :, None], 300, 0).repeat(3, 2)

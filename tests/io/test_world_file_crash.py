@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.io.worlds import edited, keyframes
+from tests.io.worlds import assert_same_group, edited, keyframes
 
 from helpers import ROOT
 from mosaicmem.errors import StorageError
 from mosaicmem.io.store_file import save_store
-from mosaicmem.io.world import WorldFile, compact, verify
+from mosaicmem.io.world import WorldFile, compact, repair, verify
+from mosaicmem.memory.store import PatchStore
 
 
 def _kill(path: Path, kills: int, *more: str) -> dict[str, int]:
@@ -188,3 +189,62 @@ def test_a_journal_left_behind_is_rolled_back_for_readers_too(tmp_path: Path) ->
     with WorldFile.open(tmp_path / "killed.mosaic") as world:
         assert world.digest() == digest
     assert not (tmp_path / "killed.mosaic-journal").exists()
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A world of three keyframes whose writer was killed in the middle of a transaction; its journal lies beside it."""
+    path = tmp_path / "killed.mosaic"
+    with WorldFile.create(path, {}) as world:
+        for keyframe in keyframes(3):
+            world.insert(keyframe)
+    pid = os.fork()
+    if not pid:
+        try:
+            world = WorldFile.open(path, write=True)
+            world._db.execute("PRAGMA cache_size = 2")  # pages reach the file before the commit
+            for table in ("keyframes", "groups", "contents"):
+                world._db.execute(f"UPDATE {table} SET {'keyframe' if table == 'contents' else 'id'} = 100 + rowid")
+            world._db.execute("INSERT INTO contents VALUES (1, x'', x'', x'', zeroblob(200000))")
+            os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(3)
+    os.waitpid(pid, 0)
+    assert path.with_name("killed.mosaic-journal").exists()
+    return path
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("how", ["save_store", "create"])
+def test_a_journal_left_behind_is_not_rolled_back_into_what_replaces_its_world(
+    killed: Path, how: str, gone: bool
+) -> None:
+    if gone:
+        killed.unlink()
+    (new,) = keyframes(1, seed=9)
+    if how == "save_store":
+        save_store(PatchStore.empty().insert(new), killed, overwrite=True)
+    else:
+        with WorldFile.create(killed, {}, overwrite=True) as world:
+            world.insert(new)
+    assert verify(killed) == []
+    with WorldFile.open(killed) as world:
+        assert_same_group(world.store.group(0), PatchStore.empty().insert(new).group(0))
+
+
+def test_a_killed_world_is_repaired_onto_itself_and_through_a_link(killed: Path) -> None:
+    link = killed.with_name("link.mosaic")
+    link.symlink_to(killed)
+    for source, out in ((link, killed.with_name("out.mosaic")), (killed, killed)):
+        found = repair(source, out, overwrite=True)
+        assert (found.keyframes, found.operations, found.lost) == (3, 3, [])
+        assert verify(out) == []
+
+
+def test_a_world_that_is_being_written_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "w.mosaic"
+    with WorldFile.create(path, {}) as world:
+        with pytest.raises(StorageError, match="another process is writing"):
+            save_store(PatchStore.empty(), path, overwrite=True)
+        world.insert(keyframes(1)[0])
+    assert verify(path) == []

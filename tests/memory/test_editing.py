@@ -29,6 +29,7 @@ from mosaicmem.memory.editing import (
     mirror,
     move,
     rotate,
+    rotation_about,
     scale,
     sphere,
     splice,
@@ -160,6 +161,32 @@ def test_a_mirror_shows_the_flipped_picture_and_twice_is_nothing() -> None:
     torch.testing.assert_close(flipped.centers[:, 1:].sort(0).values, store.centers[:, 1:].sort(0).values)
     twice = mirror(flipped, torch.tensor([1.0, 0, 0]), torch.zeros(3))
     torch.testing.assert_close(twice.centers, store.centers)
+
+
+@pytest.mark.parametrize("normal", [[0.0, 0, 0], [float("nan"), 0, 1], [float("inf"), 0, 0]])
+def test_a_mirror_without_a_plane_is_refused(normal: list[float]) -> None:
+    """It would flip the tiles and reflect nothing: a left-handed world."""
+    store = PatchStore.empty().insert(keyframe(5.0, camera()))
+    with pytest.raises(GeometryError, match="normal"):
+        mirror(store, torch.tensor(normal), torch.zeros(3))
+    with pytest.raises(GeometryError, match="point"):
+        mirror(store, torch.tensor([1.0, 0, 0]), torch.tensor([float("nan"), 0, 0]))
+    tiny = mirror(store, torch.tensor([1e-30, 0, 0], dtype=F64), torch.zeros(3))
+    assert torch.equal(tiny.centers, mirror(store, torch.tensor([1.0, 0, 0]), torch.zeros(3)).centers)
+
+
+@pytest.mark.parametrize("length", [1e-30, 1.0, 1e30])
+def test_an_axis_may_have_any_length(length: float) -> None:
+    axis, about = torch.tensor([0.0, 0.6, 0.8], dtype=F64), torch.tensor([1.0, 2, 3])
+    torch.testing.assert_close(rotation_about(length * axis, 70.0, about), rotation_about(axis, 70.0, about))
+
+
+@pytest.mark.parametrize("far", [1e39, 1e300])
+def test_what_a_float32_cannot_place_is_refused(far: float) -> None:
+    store = PatchStore.empty().insert(keyframe(5.0, camera()))
+    with pytest.raises(GeometryError, match="group 0: its patches lie farther away"):
+        move(store, everything, torch.tensor([far, 0, 0], dtype=F64))
+    assert move(store, everything, torch.tensor([1e30, 0, 0], dtype=F64)).centers.isfinite().all()
 
 
 def test_splice_keeps_both_and_renumbers() -> None:

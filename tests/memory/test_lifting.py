@@ -13,6 +13,7 @@ from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.geometry.projection import pixel_centers
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory import Keyframe, LiftingConfig, lift
+from mosaicmem.memory.lifting import _quantile
 
 GRID = TokenGrid(64, 32, stride=4, patch=2)
 
@@ -145,3 +146,12 @@ def test_errors_say_what_came_and_what_was_expected() -> None:
         lifted(torch.ones(32, 10))
     with pytest.raises(ConfigError, match=r"near = -1.*edge_spacing = 0"):
         LiftingConfig(near=-1, edge_spacing=0)
+
+
+def test_a_quantile_is_torchs_and_takes_as_many_values_as_a_picture_has() -> None:
+    values = torch.rand(1001, generator=torch.Generator().manual_seed(0))
+    for share in (0.0, 0.1, 0.3333, 0.999):
+        torch.testing.assert_close(_quantile(values, share), torch.quantile(values, share))
+    many = torch.ones(2**24 + 1)
+    many[: 2**22] = 0
+    assert (float(_quantile(many, 0.2)), float(_quantile(many, 0.3))) == (0, 1)

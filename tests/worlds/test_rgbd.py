@@ -15,7 +15,7 @@ from tests.helpers import shared_data
 
 from mosaicmem.errors import InputError, MosaicMemError
 from mosaicmem.geometry.projection import pixel_centers
-from mosaicmem.worlds import RGBDFolder
+from mosaicmem.worlds import RGBDFolder, rgbd
 
 W, H, N = 640, 480, 3
 SMALL = (8, 6)
@@ -203,6 +203,50 @@ def test_intrinsics_that_do_not_fit_are_refused(tmp_path):
     for bad in ((0.0, 8.0, 4.0, 3.0), (8.0, 8.0, 4.0, float("nan")), (8.0, 8.0, 99.0, 3.0)):
         with pytest.raises(InputError, match="intrinsics"):
             RGBDFolder.open(root, intrinsics=bad)
+
+
+def nerfstudio(root: Path, order: list[int], **head: float) -> Path:
+    """Images and depth beside a `transforms.json` whose frames stand in some order."""
+    frames = []
+    for i in order:
+        write(root / "images" / f"{i:03d}.png", picture(i))
+        write(root / "depth" / f"{i:03d}.png", depth_mm(i))
+        pose = np.eye(4)
+        pose[0, 3] = i
+        frames.append({"file_path": f"images/{i:03d}.png", "transform_matrix": pose.tolist()})
+    lens = {"w": 8, "h": 6, "fl_x": 8.0, "fl_y": 8.0, "cx": 4.0, "cy": 3.0, **head}
+    (root / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+    return root
+
+
+def test_poses_go_with_the_images_that_their_file_names(tmp_path):
+    folders = [RGBDFolder.open(nerfstudio(tmp_path / str(k), order)) for k, order in enumerate([[0, 1, 2], [2, 0, 1]])]
+    assert folders[0].names == folders[1].names
+    assert torch.equal(folders[0].cameras.viewmats, folders[1].cameras.viewmats)
+    assert len(set(folders[0].cameras.centers[:, 0].tolist())) == N
+
+
+def test_intrinsics_of_another_size_are_those_of_the_images(tmp_path):
+    plain = RGBDFolder.open(nerfstudio(tmp_path / "a", [0, 1, 2])).cameras.Ks
+    half = RGBDFolder.open(nerfstudio(tmp_path / "b", [0, 1, 2], w=4, h=3, fl_x=4.0, fl_y=4.0, cx=2.0, cy=1.5))
+    assert torch.equal(half.cameras.Ks, plain)
+    with pytest.raises(InputError, match="intrinsics of 8x8 images"):
+        RGBDFolder.open(nerfstudio(tmp_path / "c", [0, 1, 2], h=8))
+
+
+def test_a_lens_with_distortion_is_refused(tmp_path):
+    RGBDFolder.open(nerfstudio(tmp_path / "a", [0, 1, 2], k1=0.0))
+    with pytest.raises(InputError, match="world import"):
+        RGBDFolder.open(nerfstudio(tmp_path / "b", [0, 1, 2], k1=0.1))
+
+
+@pytest.mark.parametrize("make", [redwood, tum, seven_scenes])
+def test_published_intrinsics_are_of_their_own_size_only(make, tmp_path, monkeypatch):
+    """The middle of a 640x480 image lies inside a larger one too."""
+    monkeypatch.setattr(rgbd, "files_size", lambda path: (1280, 960))
+    with pytest.raises(InputError, match="of 640x480 images and do not fit 1280x960 images"):
+        RGBDFolder.open(make(tmp_path))
+    assert RGBDFolder.open(make(tmp_path), intrinsics=(1050, 1050, 640, 480)).cameras.width == 1280
 
 
 def test_paths_that_leave_the_folder_are_refused(tmp_path):

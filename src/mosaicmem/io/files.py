@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mosaicmem.errors import InputError, OutputExistsError
 MAX_TEXT_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192
 MAX_JSON_DEPTH = 64
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
@@ -74,8 +75,14 @@ def read_json(path: Path, max_bytes: int = MAX_TEXT_BYTES, *, constants: bool = 
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """RGB image `[H W 3]`, uint8. The size in the header is checked before any pixel is decoded."""
-    return np.array(_open_image(path, max_pixels).convert("RGB"), dtype=np.uint8)
+    """RGB image `[H W 3]`, uint8; of 16 bits the upper eight. The size in the header is checked before any pixel is
+    decoded."""
+    image = _open_image(path, max_pixels)
+    if image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format == "PNG"
+    ):  # Pillow would cut everything above 255 down to it
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def read_depth_png(path: Path, units_per_metre: float = 1000.0, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
@@ -109,23 +116,35 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 def atomic_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it when the block ends well, removed when it does not.
 
-    Readers see the old file or the whole new one, never a part.
+    Readers see the old file or the whole new one, never a part. Who could read the old one can read the new one.
+
+    Raises:
+        OutputExistsError: if the path exists and `overwrite` is false, or is a folder.
     """
     refuse_existing(path, overwrite)
+    if path.is_dir():
+        raise OutputExistsError(f"{path} is a folder, expected the name of a file; nothing was written")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(_mode_of(path))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode_of(path: Path) -> int:
+    """Permissions of a file that is replaced, or those that a new one gets."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
@@ -139,8 +158,24 @@ def write_json(path: Path, value: Any, *, overwrite: bool = False, indent: int |
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n", overwrite=overwrite)
 
 
+def check_image_path(path: Path, overwrite: bool) -> None:
+    """Refuse now, rather than after the work, what `write_image` would refuse.
+
+    Raises:
+        OutputExistsError: as `refuse_existing`; InputError: if the suffix is that of no picture that can be written.
+    """
+    refuse_existing(path, overwrite)
+    if path.suffix.lower() not in _PICTURES:
+        raise InputError(f"{path}: expected a name that ends in {', '.join(_PICTURES)}")
+
+
 def write_image(path: Path, image: NDArray[np.uint8], *, overwrite: bool = False) -> None:
-    """Write `[H W 3]` or `[H W]` uint8 as the format of the suffix, atomically."""
+    """Write `[H W 3]` or `[H W]` uint8 as the format of the suffix, atomically.
+
+    Raises:
+        OutputExistsError, InputError: as `check_image_path`.
+    """
+    check_image_path(path, overwrite)
     with atomic_path(path, overwrite=overwrite) as temporary:
         Image.fromarray(image).save(temporary)
 
@@ -183,9 +218,13 @@ def parse_frames(text: str, count: int) -> list[int]:
 
 def finite(value: Any, what: str) -> float:
     """`value` as a finite float, or an `InputError` that says what it should have been."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{what}: found {value!r}, expected a finite number")
-    return float(value)
+    number = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with suppress(OverflowError):  # a whole number beyond all floats
+            number = float(value)
+    if not math.isfinite(number):
+        raise InputError(f"{what}: found {value!r:.80}, expected a finite number")
+    return number
 
 
 def _refuse_json_bomb(path: Path, text: str) -> None:

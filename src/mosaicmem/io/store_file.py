@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mosaicmem.io.files import atomic_path
-from mosaicmem.io.world.schema import os_errors
+from mosaicmem.io.world.schema import os_errors, replacing
 from mosaicmem.io.world.world_file import Picture, WorldFile
 from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.store import PatchStore
@@ -35,12 +34,13 @@ def save_store(
 
     Raises:
         OutputExistsError: if the file exists and `overwrite` is false.
-        InputError: if `meta` holds what JSON cannot; StorageError: if the file cannot be written.
+        InputError: if `meta` holds what JSON cannot; StorageError: if the file cannot be written, or another process
+            writes the world that it would replace.
     """
     path = Path(path)
     with (
         os_errors(path),
-        atomic_path(path, overwrite=overwrite) as temporary,
+        replacing(path, overwrite=overwrite) as temporary,
         WorldFile.create(temporary, meta, overwrite=True, clock=None) as world,
     ):
         world.apply("remember", {}, store, model=model, seed=seed, thumbnails=thumbnails)

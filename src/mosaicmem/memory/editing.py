@@ -95,8 +95,16 @@ def mirror(
         flip: From the latents of a picture to those of the flipped picture. By default cells change places, which is
             exact for latents that are pixels and near for those of a convolutional autoencoder; to decode, flip and
             encode is right for any.
+
+    Raises:
+        GeometryError: if the normal has no length, or normal or point are not finite.
     """
-    n = torch.nn.functional.normalize(normal.double(), dim=0)
+    length = float(normal.double().norm())
+    if not 0 < length < math.inf or not bool(point.isfinite().all()):
+        raise GeometryError(
+            f"a mirror needs a normal that is not zero, and a finite point; got {normal.tolist()}, {point.tolist()}"
+        )
+    n = normal.double() / length
     S = torch.eye(4, dtype=torch.float64)
     S[:3, :3] -= 2 * torch.outer(n, n)
     S[:3, 3] = 2 * (point.double() @ n) * n
@@ -211,9 +219,10 @@ def rotation_about(axis: Float[Tensor, "3"], degrees: float, about: Float[Tensor
     Raises:
         GeometryError: if the axis has no length.
     """
-    if not float(axis.norm()) > 0:
+    length = axis.double().norm()
+    if not float(length) > 0:
         raise GeometryError("a rotation needs an axis that is not zero")
-    R = se3.axis_angle(axis.double(), torch.tensor(math.radians(degrees), dtype=torch.float64))
+    R = se3.axis_angle(axis.double() / length, torch.tensor(math.radians(degrees), dtype=torch.float64))
     return se3.make_transform(R, about.double() - R @ about.double())
 
 

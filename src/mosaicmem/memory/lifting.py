@@ -104,7 +104,7 @@ def lift(
         valid &= ~at(exclude)
     sure = torch.ones_like(cells) if confidence is None else at(confidence)
     if confidence is not None and config.confidence_percentile and bool(known.any()):
-        valid &= sure >= torch.quantile(confidence[known].float(), config.confidence_percentile / 100)
+        valid &= sure >= _quantile(confidence[known].float(), config.confidence_percentile / 100)
     return Keyframe(
         latents=latents,
         depth=cells,
@@ -117,6 +117,14 @@ def lift(
         time=time,
         origin=origin,
     )
+
+
+def _quantile(values: Float[Tensor, "n"], share: float) -> Float[Tensor, ""]:
+    """`torch.quantile`, which takes no more than 16 million values: a picture may have more pixels."""
+    ordered = values.sort().values
+    rank = share * (len(values) - 1)
+    below = int(rank)
+    return torch.lerp(ordered[below], ordered[min(below + 1, len(values) - 1)], rank - below)
 
 
 class _Centers:

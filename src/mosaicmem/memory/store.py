@@ -110,7 +110,8 @@ class PatchStore:
         """A store with one keyframe more, at its own camera. Amortised cost: that of the new patches alone.
 
         Raises:
-            GeometryError: if the keyframe's channels, stride or patch size differ from those already stored.
+            GeometryError: if the keyframe's channels, stride or patch size differ from those already stored, or patches
+                lie farther away than a float32 can say.
         """
         return self.insert_all([keyframe])
 
@@ -150,6 +151,10 @@ class PatchStore:
                     f"this memory holds {_layout(last.keyframe)}; one memory belongs to one latent space"
                 )
             last = group
+        if not (bool(points.isfinite().all()) and bool(radii.isfinite().all())):
+            lost = int((~(points.isfinite().all(-1) & radii.isfinite())).nonzero()[0])
+            group = next(group for group, stop in zip(groups, offsets[1:], strict=True) if lost < stop)
+            raise GeometryError(f"group {group.uid}: its patches lie farther away than a float32 can say")
         arena = self._arena
         if len(arena.groups) != self.num_groups:
             arena = arena.copy_of_first(self.num_groups)

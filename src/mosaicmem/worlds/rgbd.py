@@ -59,8 +59,8 @@ class RGBDFolder:
                 as they are. Without them, the layout's documented ones.
 
         Raises:
-            InputError: if the layout is not recognised, counts disagree, a file is missing, poses are no rotations, or
-                the intrinsics do not fit the image.
+            InputError: if the layout is not recognised, counts disagree, a file is missing, poses are no rotations, the
+                lens has distortion, or the intrinsics do not fit the image.
         """
         root = Path(path)
         if not root.is_dir():
@@ -70,6 +70,12 @@ class RGBDFolder:
         chosen = intrinsics or layout.intrinsics
         if chosen is None:
             raise InputError(f"{root}: {layout.kind} folders carry no intrinsics; give intrinsics=(fx, fy, cx, cy)")
+        if intrinsics is None and layout.published not in (None, (width, height)):
+            own = "x".join(map(str, layout.published or ()))
+            raise InputError(
+                f"{root}: the published intrinsics of {layout.kind} folders are of {own} images and do not fit "
+                f"{width}x{height} images; give intrinsics=(fx, fy, cx, cy) that do"
+            )
         K = _checked_intrinsics(root, chosen, width, height)
         cameras = Cameras(layout.viewmats, K.expand(len(layout.colour), 3, 3).clone(), width, height)
         return RGBDFolder(root, layout, cameras.to(dtype=torch.float32))
@@ -115,7 +121,7 @@ class RGBDFolder:
 
     def _read_depth(self, index: int, width: int, height: int) -> Tensor:
         path = self.layout.depth[index]
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             depth = _read_npy(path)
         else:
             depth = files.read_depth_png(path, self.layout.depth_units)

@@ -19,9 +19,11 @@ MAX_GAP_SECONDS = 0.03  # between colour, depth and pose that are called simulta
 _IMAGES = (".jpg", ".jpeg", ".png")
 _FOLDERS = ("image", "images", "rgb", "color", "colour")
 _NOMINAL_FPS = 30.0
+_SHAPE_TOLERANCE = 0.02
 _HALF_PIXEL = 0.5  # Redwood and TUM centre the first pixel at (0, 0), we at (0.5, 0.5)
 
 # fx, fy, cx, cy as published, of 640x480 images
+_VGA = (640, 480)
 _REDWOOD = (525.0, 525.0, 319.5 + _HALF_PIXEL, 239.5 + _HALF_PIXEL)
 _TUM = {
     "freiburg1": (517.3, 516.5, 318.6 + _HALF_PIXEL, 255.3 + _HALF_PIXEL),
@@ -29,14 +31,18 @@ _TUM = {
     "freiburg3": (535.4, 539.2, 320.1 + _HALF_PIXEL, 247.6 + _HALF_PIXEL),
 }
 _TUM_DEFAULT = (525.0, 525.0, 319.5 + _HALF_PIXEL, 239.5 + _HALF_PIXEL)
-_REPLICA = (600.0, 600.0, 599.5 + _HALF_PIXEL, 339.5 + _HALF_PIXEL)  # of 1200x680 images
+_REPLICA = (600.0, 600.0, 599.5 + _HALF_PIXEL, 339.5 + _HALF_PIXEL)
+_REPLICA_SIZE = (1200, 680)
 _REPLICA_UNITS = 6553.5
 _SEVEN_SCENES = (585.0, 585.0, 320.0, 240.0)  # published as the middle of the image: already ours
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`n` frames of a folder: files, seconds, float64 camera-from-world poses, depth units a metre, intrinsics."""
+    """`n` frames of a folder: files, seconds, float64 camera-from-world poses, depth units a metre, intrinsics.
+
+    `published` is the size of the images that intrinsics belong to which no file of the folder says; None: a file does.
+    """
 
     kind: str
     colour: tuple[Path, ...]
@@ -45,6 +51,7 @@ class Layout:
     viewmats: Float[Tensor, "n 4 4"]
     depth_units: float
     intrinsics: tuple[float, float, float, float] | None
+    published: tuple[int, int] | None = None
 
 
 def recognise(root: Path) -> Layout:
@@ -79,13 +86,16 @@ def _folders(root: Path, folder: Path) -> Layout:
             f"{root}: {len(colour)} images in {folder.name}/, {len(depth)} in depth/ and {len(trajectory)} poses in "
             f"{trajectory.source}; expected one of each per frame. Remove what has no partner"
         )
+    if not redwood:
+        trajectory = _in_order_of(colour, trajectory)
     if trajectory.nominal_time:
         times = tuple(i / _NOMINAL_FPS for i in range(len(colour)))
     else:
         times = tuple(trajectory.timestamps.tolist())
-    intrinsics = _REDWOOD if redwood else _common_intrinsics(trajectory)
-    kind = "redwood" if redwood else "generic"
-    return Layout(kind, colour, depth, times, trajectory.viewmats, 1000.0, intrinsics)
+    if redwood:
+        return Layout("redwood", colour, depth, times, trajectory.viewmats, 1000.0, _REDWOOD, _VGA)
+    intrinsics = _common_intrinsics(trajectory, colour[0])
+    return Layout("generic", colour, depth, times, trajectory.viewmats, 1000.0, intrinsics)
 
 
 def _only_trajectory(root: Path) -> Trajectory:
@@ -103,13 +113,37 @@ def _only_trajectory(root: Path) -> Trajectory:
     raise InputError(f"{root}: no trajectory file beside the images ({found}); add one, for example trajectory.log")
 
 
-def _common_intrinsics(trajectory: Trajectory) -> tuple[float, float, float, float] | None:
+def _in_order_of(colour: Sequence[Path], trajectory: Trajectory) -> Trajectory:
+    """The poses in the order of the images, where the file names these; else as they are, one for each image."""
+    stems = [Path(name).stem for name in trajectory.names or ()]
+    wanted = [path.stem for path in colour]
+    if len(set(stems)) != len(stems) or set(stems) != set(wanted):
+        return trajectory
+    row = {stem: i for i, stem in enumerate(stems)}
+    return trajectory[[row[stem] for stem in wanted]]
+
+
+def _common_intrinsics(trajectory: Trajectory, image: Path) -> tuple[float, float, float, float] | None:
+    """Of all poses, in pixels of the images; a file may say them for another size, or for a picture of size 1."""
+    if trajectory.fisheye or (trajectory.distortion is not None and bool(trajectory.distortion.any())):
+        raise InputError(
+            f"{trajectory.source}: a lens with distortion; expected pinhole images. 'mosaicmem world import' "
+            "straightens those of a COLMAP or nerfstudio folder"
+        )
     if trajectory.Ks is None:
         return None
     K = trajectory.Ks[0]
     if bool((trajectory.Ks - K).abs().max() > 1e-6):
         raise InputError(f"{trajectory.source}: intrinsics change along the recording; expected one camera")
-    return float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+    height, width = files.read_image(image).shape[:2]
+    own_width, own_height = trajectory.width or width, trajectory.height or height
+    if not trajectory.normalised and abs(own_width * height / (own_height * width) - 1) > _SHAPE_TOLERANCE:
+        raise InputError(
+            f"{trajectory.source}: intrinsics of {own_width}x{own_height} images, but {image} has {width}x{height} "
+            "pixels; expected the same shape"
+        )
+    x, y = width / own_width, height / own_height
+    return x * float(K[0, 0]), y * float(K[1, 1]), x * float(K[0, 2]), y * float(K[1, 2])
 
 
 def _tum(root: Path) -> Layout:
@@ -130,7 +164,7 @@ def _tum(root: Path) -> Layout:
     times, images, depths, index = zip(*keep, strict=True)
     intrinsics = next((K for name, K in _TUM.items() if name in root.resolve().name), _TUM_DEFAULT)
     viewmats = poses.viewmats[list(index)]
-    return Layout("tum", images, depths, times, viewmats, 5000.0, intrinsics)
+    return Layout("tum", images, depths, times, viewmats, 5000.0, intrinsics, _VGA)
 
 
 def _listing(root: Path, name: str) -> list[tuple[float, Path]]:
@@ -176,7 +210,7 @@ def _seven_scenes(root: Path) -> Layout:
     names = [f"{path.name.removesuffix('.color.png')}.pose.txt in {root}" for path in colour]
     c2w = _rotated(c2w, names)
     viewmats = se3.invert_rigid(c2w)
-    return Layout("seven_scenes", tuple(colour), tuple(depth), tuple(times), viewmats, 1000.0, _SEVEN_SCENES)
+    return Layout("seven_scenes", tuple(colour), tuple(depth), tuple(times), viewmats, 1000.0, _SEVEN_SCENES, _VGA)
 
 
 def _replica(root: Path) -> Layout:
@@ -192,16 +226,16 @@ def _replica(root: Path) -> Layout:
         )
     names = [f"{root / 'traj.txt'}, pose {i}" for i in range(len(lines))]
     c2w = torch.from_numpy(np.stack([_numbers(line, name) for line, name in zip(lines, names, strict=True)]))
-    K, units = _replica_camera(root)
+    K, units, published = _replica_camera(root)
     times = tuple(i / _NOMINAL_FPS for i in range(len(colour)))
-    return Layout("replica", colour, depth, times, se3.invert_rigid(_rotated(c2w, names)), units, K)
+    return Layout("replica", colour, depth, times, se3.invert_rigid(_rotated(c2w, names)), units, K, published)
 
 
-def _replica_camera(root: Path) -> tuple[tuple[float, float, float, float], float]:
+def _replica_camera(root: Path) -> tuple[tuple[float, float, float, float], float, tuple[int, int] | None]:
     """Intrinsics and depth units a metre of `cam_params.json`, beside the scene or in it; else the published ones."""
     path = next((p for p in (root / "cam_params.json", root.resolve().parent / "cam_params.json") if p.is_file()), None)
     if path is None:
-        return _REPLICA, _REPLICA_UNITS
+        return _REPLICA, _REPLICA_UNITS, _REPLICA_SIZE
     data = files.read_json(path)
     camera = data.get("camera") if isinstance(data, dict) else None
     if not isinstance(camera, dict):
@@ -209,7 +243,7 @@ def _replica_camera(root: Path) -> tuple[tuple[float, float, float, float], floa
     fx, fy, cx, cy, scale = (files.finite(camera.get(k), f"{path}, {k}") for k in ("fx", "fy", "cx", "cy", "scale"))
     if scale <= 0:
         raise InputError(f"{path}: scale {scale:g}, expected depth units a metre, more than 0")
-    return (fx, fy, cx + _HALF_PIXEL, cy + _HALF_PIXEL), scale
+    return (fx, fy, cx + _HALF_PIXEL, cy + _HALF_PIXEL), scale, None
 
 
 def _numbers(text: str, what: str) -> np.ndarray:

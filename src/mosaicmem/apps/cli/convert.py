@@ -61,7 +61,7 @@ def run(args: Args, session: Session) -> Result:
         options["size"] = parse_size(args.size)
     options = {name: value for name, value in options.items() if value is not None}
     with session.stage("lint"):
-        findings = lint(args.source, format=args.from_)
+        findings = lint(args.source, format=args.from_, **options)
     errors = [f for f in findings if f.severity == "E"]
     if errors and not args.force:
         listed = "".join(f"\n  {f}" for f in errors)

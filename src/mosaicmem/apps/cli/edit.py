@@ -35,7 +35,7 @@ from mosaicmem.apps.cli.placement import Placement, numbers, placed
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry import se3
-from mosaicmem.io.files import refuse_existing, require_file, write_image
+from mosaicmem.io.files import check_image_path, require_file, write_image
 from mosaicmem.io.world import WorldFile
 from mosaicmem.memory import editing
 from mosaicmem.memory.store import PatchStore
@@ -163,9 +163,12 @@ def _joined(argv: list[str]) -> list[str]:
 def _run(verb: str, work: Callable[..., Edited], args: EditArgs, session: Session) -> Result:
     file = store_file(args.file)
     if require_file(file).suffix == ".safetensors":
-        raise InputError(f"{file}: a memory of an older version; 'mosaicmem world merge' makes a world file of it")
+        raise InputError(
+            f"{file}: a memory of version 0.2, which is read but not changed; 'mosaicmem splice' makes a world.mosaic "
+            "of it and another"
+        )
     if args.preview is not None:
-        refuse_existing(args.preview, args.overwrite)
+        check_image_path(args.preview, args.overwrite)
     with WorldFile.open(file, write=not args.dry_run) as world:
         before = world.store
         meta = checked_meta(file, world.meta, before)
@@ -194,7 +197,7 @@ def _run(verb: str, work: Callable[..., Edited], args: EditArgs, session: Sessio
 
 
 def _said(verb: str, before: PatchStore, edited: Edited, args: EditArgs) -> list[str]:
-    chosen = f"{int(edited.rows.sum()):,} of {before.num_patches:,} patches" if len(edited.rows) else "another world"
+    chosen = "another world" if verb == "splice" else f"{int(edited.rows.sum()):,} of {before.num_patches:,} patches"
     after = f"{verb} {chosen}; now {edited.store.num_patches:,} patches in {len(edited.store)} groups"
     return [after, *edited.said, *([] if args.preview is None else [f"preview: {args.preview}"])]
 

@@ -113,8 +113,8 @@ def depth_picture(depth: torch.Tensor) -> Picture:
     shade = torch.zeros_like(depth)
     if bool(known.any()):
         inverse = 1 / depth[known]
-        low, high = torch.quantile(inverse, torch.tensor([0.02, 0.98]))
-        shade[known] = ((inverse - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+        low, high = np.quantile(inverse.numpy(), [0.02, 0.98])  # torch takes no more than 16 million
+        shade[known] = ((inverse - float(low)) / max(float(high - low), 1e-6)).clamp(0, 1)
     grey = (40 + 200 * shade).round().to(torch.uint8)[..., None].expand(*depth.shape, 3).numpy()
     return np.where(known.numpy()[..., None], grey, np.array(FAINT, np.uint8))
 

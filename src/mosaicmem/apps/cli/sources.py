@@ -21,7 +21,8 @@ from mosaicmem.io.arrays import read_npy
 from mosaicmem.io.files import parse_frames, read_depth_png
 from mosaicmem.io.trajectories import Trajectory, read_trajectory
 from mosaicmem.models.vae import VAE
-from mosaicmem.worlds.rgbd import RGBDFolder
+from mosaicmem.worlds.rgbd import RGBDFolder, files_size
+from mosaicmem.worlds.rgbd_layouts import recognise
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,13 @@ class Truth:
 
 
 def open_recording(path: Path, frames: list[int]) -> Truth:
-    """A recording that holds all of `frames`.
+    """A recording that holds all of `frames`. Pictures alone are asked for, so it need not say its lens.
 
     Raises:
         InputError: if it is none, or ends earlier.
     """
-    recording = RGBDFolder.open(path)
+    size = None if not path.is_dir() else files_size(recognise(path).colour[0])
+    recording = RGBDFolder.open(path, intrinsics=size and (size[0], size[0], size[0] / 2, size[1] / 2))
     if max(frames) >= len(recording):
         raise InputError(
             f"{path}: has {len(recording)} frames, but frame {max(frames)} is asked for; choose fewer with --frames"

@@ -30,14 +30,15 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from mosaicmem.apps.cli.console import Result, table
-from mosaicmem.apps.cli.memory_folder import checked_meta, store_file
+from mosaicmem.apps.cli.memory_folder import checked_meta, load_memory, store_file
 from mosaicmem.apps.cli.options import Common, no_such_part
 from mosaicmem.apps.cli.pictures import moments
 from mosaicmem.apps.cli.session import Session
 from mosaicmem.errors import ConfigError, InputError
-from mosaicmem.io.files import refuse_existing, write_image
+from mosaicmem.io.files import check_image_path, write_image
 from mosaicmem.io.video import contact_sheet
 from mosaicmem.io.world import Operation, WorldFile, compact, repair, verify
+from mosaicmem.memory.editing import splice
 
 EXAMPLE = "mosaicmem world log room"
 
@@ -89,7 +90,7 @@ class MergeArgs(FileArgs):
     """Arguments of `world merge`."""
 
     other: Positional[Path]
-    """World whose groups are added; it is only read."""
+    """World or memory folder whose groups are added; it is only read."""
 
 
 @dataclass(kw_only=True)
@@ -161,7 +162,7 @@ def _without_back_end(task: Callable[[Any, Session], Result]) -> Callable[[Any, 
 
 def _info(args: InfoArgs, session: Session) -> Result:
     if args.thumbnails is not None:
-        refuse_existing(args.thumbnails, args.overwrite)
+        check_image_path(args.thumbnails, args.overwrite)
     with session.stage("open"), WorldFile.open(args.world) as world:
         store, head = world.store, world.head
         shown = 0 if args.thumbnails is None else _thumbnails(world, args.thumbnails, args.overwrite)
@@ -227,8 +228,9 @@ def _repair(args: FileArgs, session: Session) -> Result:
 
 def _merge(args: MergeArgs, session: Session) -> Result:
     other = store_file(args.other)
-    with WorldFile.open(args.world, write=True) as world, WorldFile.open(other) as added:
-        mine, theirs = checked_meta(world.path, world.meta, world.store), checked_meta(other, added.meta, added.store)
+    with WorldFile.open(args.world, write=True) as world:
+        mine = checked_meta(world.path, world.meta, world.store)
+        added, theirs = load_memory(args.other)
         if (mine.vae, mine.grid) != (theirs.vae, theirs.grid):
             raise InputError(
                 f"{world.path} ({mine.vae}, {mine.width}x{mine.height}) and {other} ({theirs.vae}, {theirs.width}x"
@@ -236,7 +238,8 @@ def _merge(args: MergeArgs, session: Session) -> Result:
             )
         before = world.store.num_patches
         with session.stage("merge"):
-            operation = world.merge(added)
+            arguments = {"file": other.name, "self_from_other": None}
+            operation = world.apply("merge", arguments, splice(world.store, added))
         patches = world.store.num_patches
     text = [f"{patches - before:,} patches added; {patches:,} now"]
     return Result({"operation": operation and operation.id, "added": patches - before, "patches": patches}, text)

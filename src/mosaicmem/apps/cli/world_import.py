@@ -34,7 +34,7 @@ from mosaicmem.apps.cli.views import to_u8
 from mosaicmem.errors import ConfigError, InputError, OutputExistsError
 from mosaicmem.generation.backend import ROOMS
 from mosaicmem.geometry.token_grid import TokenGrid
-from mosaicmem.io.files import atomic_path, refuse_existing
+from mosaicmem.io.files import refuse_existing
 from mosaicmem.io.imports import (
     CrateMemory,
     Scan,
@@ -45,7 +45,7 @@ from mosaicmem.io.imports import (
     read_crate_memory,
 )
 from mosaicmem.io.trajectories.detection import detect
-from mosaicmem.io.world import WorldFile
+from mosaicmem.io.world import WorldFile, replacing
 from mosaicmem.memory.lifting import LiftingConfig
 from mosaicmem.memory.patches import Keyframe
 from mosaicmem.memory.store import PatchStore
@@ -120,7 +120,7 @@ def run(args: Args, session: Session) -> Result:
     metric = _metric(recording)
     meta = describe_memory(PatchStore.empty(), grid, cameras.Ks[0], vae.name, vae_path, str(args.source), metric)
     with (
-        atomic_path(target, overwrite=args.overwrite) as temporary,
+        replacing(target, overwrite=args.overwrite) as temporary,
         WorldFile.create(temporary, as_json(meta), overwrite=True) as world,
     ):
         known = _fill(world, recording, chosen, vae, grid, session, kind)
@@ -314,7 +314,7 @@ def _import_crate(args: Args, session: Session, target: Path) -> Result:
     meta = _crate_meta(memory, args, session, file)
     with (
         session.stage("write"),
-        atomic_path(target, overwrite=args.overwrite) as temporary,
+        replacing(target, overwrite=args.overwrite) as temporary,
         WorldFile.create(temporary, as_json(meta), overwrite=True) as world,
     ):
         world.apply("import", {"format": "crate", "patches": memory.patches}, memory.store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,10 +28,12 @@ def lint(
     images: Path | str | None = None,
     depth: Path | str | None = None,
     world_up: Sequence[float] | str | None = None,
+    **options: Any,
 ) -> list[Finding]:
     """Findings about a trajectory file, worst first.
 
     Args:
+        options: What the file cannot say, as for `read_trajectory`: what is said is not missed.
         images: Folder of its images, or one image; checks sizes, names and number.
         depth: Folder of 16-bit PNG or npy depth; checks units, and which reading of the poses the geometry supports.
         world_up: The world's up direction, as a vector or `"z"`, `"-y"`.
@@ -42,7 +45,7 @@ def lint(
     spec = choose(path, format)
     up = _direction(world_up)
     with np.errstate(all="ignore"):
-        raw = read_raw(spec, path, Options())
+        raw = read_raw(spec, path, Options.parse(options, spec.options, spec.name))
         found = [*raw.notes, *rules.stopping(raw)]
         pictures = _listing(Path(images)) if images is not None else []
         image_size = _image_size(pictures[0]) if pictures else None

@@ -52,8 +52,6 @@ def read_trajectory(path: Path | str, *, format: str | None = None, **options: A
     spec = choose(path, format)
     parsed = Options.parse(options, spec.options, spec.name)
     raw = read_raw(spec, path, parsed)
-    if parsed.sort and raw.time is not None and np.isfinite(raw.time).all():
-        raw = raw.reordered(np.argsort(raw.time, kind="stable"))
     stopping = [f for f in rules.stopping(raw) if f.severity == "E"]
     if stopping:
         more = f" (and {len(stopping) - 1} more; run the linter)" if len(stopping) > 1 else ""
@@ -127,7 +125,7 @@ def choose(path: Path, format: str | None) -> Format:
 
 
 def read_raw(spec: Format, path: Path, options: Options) -> Raw:
-    """The file's numbers, unchecked, with the declared size applied."""
+    """The file's numbers, unchecked, with the declared size applied, in order of time where that is asked for."""
     try:
         with np.errstate(all="ignore"):  # the rules report what is not finite
             raw = spec.read(path, options)
@@ -135,6 +133,8 @@ def read_raw(spec: Format, path: Path, options: Options) -> Raw:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not len(raw.matrices):
         raise InputError(f"{path}: holds no poses, expected at least one; was it written completely?")
+    if options.sort and raw.time is not None and np.isfinite(raw.time).all():
+        raw = raw.reordered(np.argsort(raw.time, kind="stable"))
     return raw.sized(options.size)
 
 

@@ -30,8 +30,8 @@ def compact(path: Path | str, *, forget: bool = False) -> tuple[int, int]:
     Raises:
         InputError: if the file is damaged (repair it first); StorageError: if another process writes it.
     """
-    path = Path(path)
-    before = require_file(path).stat().st_size
+    path = require_file(Path(path)).resolve()  # what a link leads to is rewritten, and not the link
+    before = path.stat().st_size
     with closing(connect(path, write=True)) as old, sql_errors(path), os_errors(path):
         take_write_lock(old, path)  # held until the new file has the old one's name
         with in_file(path):

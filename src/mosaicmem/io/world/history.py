@@ -139,6 +139,8 @@ def write_operation(db: sqlite3.Connection, operation: Operation, changes: Seque
     """Write down an operation, and nothing else."""
     if not 0 < len(operation.kind) <= 64 or len(operation.note) > 4096:
         raise InputError("an operation has a kind of 1 to 64 characters and a note of at most 4096")
+    if any("\ud800" <= letter <= "\udfff" for letter in operation.kind + operation.note):
+        raise InputError(f"the note {operation.note!r:.80} is no text: bytes in it are no UTF-8")
     ordered = sorted(changes, key=lambda change: change[0])
     arguments = encode_json(operation.arguments, f"operation {operation.kind}")
     values = (operation.id, operation.parent, operation.kind, arguments, operation.note, operation.time)

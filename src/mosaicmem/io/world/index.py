@@ -8,7 +8,7 @@ from itertools import groupby
 
 import torch
 
-from mosaicmem._shapes import Tensor
+from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import GeometryError, InputError
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.world.contents import ContentReader, camera_tensor, stored_keyframe
@@ -76,12 +76,17 @@ def row_id_of(group: Group) -> int:
 def _placements(groups: list[GroupRow]) -> Tensor:
     A = torch.frombuffer(bytearray(b"".join(g.world_from_cam for g in groups) or bytes(128)), dtype=torch.float64)
     A = A.reshape(-1, 4, 4)[: len(groups)]
-    last = torch.tensor([0.0, 0, 0, 1], dtype=torch.float64)
-    fine = A.flatten(1).isfinite().all(-1) & (A[:, 3] == last).all(-1)
-    fine &= torch.linalg.det(A[:, :3, :3].nan_to_num(0.0, 0.0, 0.0)) > 0
-    if not bool(fine.all()):
-        raise InputError(f"group {groups[int((~fine).nonzero()[0])].id}: placed by no rigid transform or similarity")
+    if (bad := no_placement(A)) is not None:
+        raise InputError(f"group {groups[bad].id}: placed by no rigid transform or similarity")
     return A
+
+
+def no_placement(places: Float[Tensor, "g 4 4"]) -> int | None:
+    """The first of some `world_from_cam` that cannot place a group, or None if all can."""
+    last = torch.tensor([0.0, 0, 0, 1], dtype=torch.float64)
+    fine = places.flatten(1).isfinite().all(-1) & (places[:, 3] == last).all(-1)
+    fine &= torch.linalg.det(places[:, :3, :3].nan_to_num(0.0, 0.0, 0.0)) > 0
+    return None if bool(fine.all()) else int((~fine).nonzero()[0])
 
 
 def _keyframes(rows: Sequence[KeyframeRow], reader: ContentReader) -> dict[int, Keyframe]:

@@ -95,7 +95,7 @@ def encode_keyframe(keyframe: Keyframe, row_id: int, model: str | None, seed: in
     camera = torch.cat([keyframe.camera.viewmats.flatten(), keyframe.camera.Ks.flatten()]).double()
     values: Row = (
         keyframe.frame,
-        float(keyframe.time),
+        stored_number(keyframe.time),
         keyframe.origin,
         model,
         seed,
@@ -201,7 +201,7 @@ def decode_latents(row: KeyframeRow, latents: bytes) -> dict[str, Tensor]:
 def encode_group(group: Group, row_id: int, keyframe_id: int) -> Row:
     """Its row of `groups`."""
     mask = None if group.mask is None else np.packbits(group.mask.detach().cpu().numpy()).tobytes()
-    until = None if group.until is None else float(group.until)
+    until = None if group.until is None else stored_number(group.until)
     values: Row = (
         row_id,
         group.uid,
@@ -309,6 +309,11 @@ def number(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InputError(f"{what} = {value!r:.40}; expected a finite number")
     return float(value)
+
+
+def stored_number(value: float) -> float:
+    """`value` as SQLite gives it back: it keeps no sign of zero, and checksums are of what can be read."""
+    return float(value) + 0.0
 
 
 def text(value: object, what: str, limit: int = 4096) -> str:

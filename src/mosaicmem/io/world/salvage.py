@@ -13,7 +13,7 @@ from typing import Any
 
 from mosaicmem.errors import FormatVersionError, InputError
 from mosaicmem.geometry.se3 import invert_rigid
-from mosaicmem.io.files import atomic_path, refuse_existing, require_file
+from mosaicmem.io.files import refuse_existing, require_file
 from mosaicmem.io.world.checks import DAMAGE, check_contents, check_group
 from mosaicmem.io.world.compaction import copy_rows, fresh_world
 from mosaicmem.io.world.contents import ContentReader, camera_tensor
@@ -28,7 +28,16 @@ from mosaicmem.io.world.history import (
     write_operation,
 )
 from mosaicmem.io.world.rows import GroupRow, KeyframeRow, decode_group, decode_keyframe, to_bytes
-from mosaicmem.io.world.schema import COLUMNS, PAGE_BYTES, Row, connect, initialise, os_errors, row_digest
+from mosaicmem.io.world.schema import (
+    COLUMNS,
+    PAGE_BYTES,
+    Row,
+    connect,
+    initialise,
+    os_errors,
+    replacing,
+    row_digest,
+)
 
 _ROWS_PER_PAGE = 64  # no table that is looked up by number has rows of less than 32 bytes
 
@@ -71,7 +80,7 @@ def repair(path: Path | str, out: Path | str, *, overwrite: bool = False) -> Rep
                 found = _Intact(db, copy)
                 if not (found.keyframes or found.groups or found.changes):
                     raise InputError(f"{path}: nothing in it can be read as part of a world")
-                with atomic_path(out, overwrite=overwrite) as temporary:
+                with replacing(out, overwrite=overwrite) as temporary:
                     return found.write(temporary)
 
 
@@ -83,7 +92,8 @@ def _mended_copy(path: Path, folder: Path) -> Path:
     """
     copy = folder / "copy"
     shutil.copyfile(path, copy)
-    journal = path.with_name(path.name + "-journal")
+    journal = path.resolve()  # of a link, it lies beside what that leads to
+    journal = journal.with_name(journal.name + "-journal")
     if journal.is_file():
         shutil.copyfile(journal, folder / "copy-journal")
     try:

@@ -6,15 +6,16 @@ Rows of `keyframes`, `contents` and `groups` are written once and never changed;
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from mosaicmem.errors import FormatVersionError, InputError, StorageError
-from mosaicmem.io.files import require_file
+from mosaicmem.io.files import atomic_path, refuse_existing, require_file
 
 APPLICATION_ID = 0x4D4F5341  # "MOSA"
 VERSION = 1
@@ -124,7 +125,7 @@ def connect(path: Path, *, write: bool) -> sqlite3.Connection:
     with sql_errors(path):
         # rw even for readers: a journal may have to be rolled back. SQLite falls back to ro where it has to.
         db = sqlite3.connect(
-            f"file:{quote(str(path.resolve()))}?mode=rw",
+            f"file:{quote(os.fsencode(path.resolve()))}?mode=rw",
             uri=True,
             isolation_level=None,
             timeout=BUSY_SECONDS,
@@ -161,6 +162,29 @@ def _check_format(db: sqlite3.Connection, path: Path) -> None:
 
 
 _HEADER_FIELDS = ("application_id", "user_version")
+
+
+@contextmanager
+def replacing(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """`atomic_path` for a world file: what stood there before leaves no journal that would be rolled back into it.
+
+    A world that is replaced is opened first, which rolls back what a killed writer left, and is locked until the new
+    file has its name.
+
+    Raises:
+        OutputExistsError: if the file exists and `overwrite` is false; StorageError: if another process writes it.
+    """
+    refuse_existing(path, overwrite)
+    old = None
+    with suppress(InputError):  # not there, no world, or damaged
+        old = connect(path, write=True)
+    with nullcontext() if old is None else closing(old):
+        if old is not None:
+            take_write_lock(old, path)
+        with os_errors(path):
+            path.with_name(path.name + "-journal").unlink(missing_ok=True)
+        with atomic_path(path, overwrite=overwrite) as temporary:
+            yield temporary
 
 
 def take_write_lock(db: sqlite3.Connection, path: Path) -> None:

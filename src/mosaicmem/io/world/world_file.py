@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from mosaicmem._shapes import Float, Tensor
-from mosaicmem.errors import ConfigError, StorageError
-from mosaicmem.io.files import atomic_path, require_file
+from mosaicmem.errors import ConfigError, InputError, StorageError
+from mosaicmem.io.files import require_file
 from mosaicmem.io.world.contents import DEFAULT_CACHE_BYTES, ContentReader, stored_contents, stored_keyframe
 from mosaicmem.io.world.history import (
     Branch,
@@ -29,17 +29,28 @@ from mosaicmem.io.world.history import (
     travel,
     write_branch,
 )
+from mosaicmem.io.world.index import no_placement
 from mosaicmem.io.world.pictures import Picture, decode_picture, encode_picture
 from mosaicmem.io.world.reading import WorldReader, read_meta
 from mosaicmem.io.world.rows import (
     decode_geometry,
+    decode_group,
     decode_keyframe,
     decode_latents,
     encode_group,
     encode_json,
     encode_keyframe,
 )
-from mosaicmem.io.world.schema import connect, in_file, initialise, os_errors, row_digest, sql_errors, take_write_lock
+from mosaicmem.io.world.schema import (
+    connect,
+    in_file,
+    initialise,
+    os_errors,
+    replacing,
+    row_digest,
+    sql_errors,
+    take_write_lock,
+)
 from mosaicmem.memory.editing import splice
 from mosaicmem.memory.patches import Group, Keyframe
 from mosaicmem.memory.store import PatchStore
@@ -82,11 +93,11 @@ class WorldFile(WorldReader):
 
         Raises:
             OutputExistsError: if the file exists; InputError: if `meta` is not JSON; StorageError: if it cannot be
-                written.
+                written, or another process writes the world that it would replace.
         """
         path = Path(path)
         rows = [(key, encode_json({"": value}, f"meta {key!r}")) for key, value in (meta or {}).items()]
-        with sql_errors(path), os_errors(path), atomic_path(path, overwrite=overwrite) as temporary:
+        with sql_errors(path), os_errors(path), replacing(path, overwrite=overwrite) as temporary:
             initialise(temporary)
             db = connect(temporary, write=True)
             try:
@@ -197,10 +208,13 @@ class WorldFile(WorldReader):
             The operation, or None where nothing differs and nothing was written.
 
         Raises:
-            InputError: if a keyframe to be copied is damaged; StorageError: if it could not be written. The world is
-                then as it was.
+            InputError: if a keyframe to be copied is damaged, or a group could not be read again: one that is placed by
+                no rigid transform or similarity, or ends at no finite second; StorageError: if it could not be written.
+                The world is then as it was.
         """
         _ = self.store
+        if (bad := no_placement(store.places)) is not None:
+            raise InputError(f"group {store.group(bad).uid}: placed by no rigid transform or similarity")
         left, pictures, fresh = dict(self._current), thumbnails or {}, dict[Keyframe, int]()
         with self._operation():
             changes: list[Change] = []
@@ -344,7 +358,9 @@ class WorldFile(WorldReader):
 
     def _add_group(self, group: Group, keyframe_id: int) -> int:
         row_id = self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM groups").fetchone()[0]
-        self._db.execute("INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?)", encode_group(group, row_id, keyframe_id))
+        row = encode_group(group, row_id, keyframe_id)
+        decode_group(row)
+        self._db.execute("INSERT INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         return row_id
 
     def _record(self, kind: str, arguments: dict[str, Any], note: str, changes: list[Change]) -> Operation:
