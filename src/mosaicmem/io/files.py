@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +21,8 @@ from mosaicmem.errors import InputError, OutputExistsError
 MAX_TEXT_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192
 MAX_JSON_DEPTH = 64
+LARGEST = sys.float_info.max
+"""Largest finite float. A whole number of JSON may be larger, and then it is no float at all."""
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
@@ -183,7 +185,7 @@ def parse_frames(text: str, count: int) -> list[int]:
 
 def finite(value: Any, what: str) -> float:
     """`value` as a finite float, or an `InputError` that says what it should have been."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
         raise InputError(f"{what}: found {value!r}, expected a finite number")
     return float(value)
 
