@@ -78,7 +78,7 @@ def test_a_bad_settings_file_is_named_with_what_was_found(tmp_path, name, text, 
 
 def test_a_whole_number_that_no_float_can_hold_is_refused():
     for value in (f"1{'0' * 400}", f"-1{'0' * 400}"):
-        with pytest.raises(ConfigError, match="sampling.guidance = .*: expected a finite number"):
+        with pytest.raises(ConfigError, match=r"sampling\.guidance = .*: expected a finite number"):
             build(Config, None, [f"sampling.guidance={value}"])
 
 
