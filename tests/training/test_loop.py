@@ -97,8 +97,17 @@ def test_minutes_end_a_run_and_the_next_goes_on(tmp_path, whole):
 
 
 def test_another_seed_is_another_run(tmp_path, whole):
-    fit(ToyTask(), replace(TOY, seed=4), tmp_path)
-    assert not same_tensors(tmp_path, whole)
+    fit(ToyTask(), replace(TOY, seed=4), tmp_path / "4")
+    assert not same_tensors(tmp_path / "4", whole)
+    fit(ToyTask(), replace(TOY, seed=2**63 - 1), tmp_path / "largest")
+    assert not same_tensors(tmp_path / "largest", whole)
+
+
+def test_anew_leaves_nothing_of_what_was_there(tmp_path, whole):
+    fit(ToyTask(), replace(TOY, seed=4, steps=50), tmp_path)
+    fit(ToyTask(), TOY, tmp_path, anew=True)
+    assert same_tensors(tmp_path, whole)
+    assert [row["step"] for row in rows(tmp_path)] == [row["step"] for row in rows(whole)]
 
 
 def test_other_settings_are_refused_by_name(tmp_path, whole):

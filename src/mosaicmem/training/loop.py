@@ -36,6 +36,8 @@ from mosaicmem.training.distributed import (
 from mosaicmem.training.task import Task
 
 MAX_BAD_STEPS = 5
+FILES = ("checkpoint.safetensors", "log.jsonl", "curves.png", "picture.png")
+"""What a training writes into its folder."""
 
 
 class TrainingFailed(MosaicMemError):
@@ -117,15 +119,16 @@ class Progress:
 
 def fit(
     task: Task, config: TrainConfig, folder: Path, *, on_step: Callable[[Progress], None] | None = None,
-    device: str = "cpu",
+    device: str = "cpu", anew: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train until the steps or the minutes are over, or a signal asks to stop; goes on from the folder's checkpoint.
 
-    Writes `checkpoint.safetensors`, `log.jsonl`, `curves.png` and `picture.png` there.
+    Writes `FILES` there.
 
     Args:
         on_step: Told of every line of the log.
         device: Where to compute; `cuda` is the rank's own card. A run may go on on another one, to rounding.
+        anew: Begin in place of what the folder holds, which is deleted when nothing can be refused any more.
 
     Returns:
         The header of the last checkpoint: step, samples' settings, provenance.
@@ -137,7 +140,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     with join() as (rank, world), _asked_to_stop() as stop:
         run = _Run(task, config, folder, rank, world, on_step, own_device(device))
-        run.start()
+        run.start(anew)
         run.train(stop)
         return run.header()
 
@@ -163,9 +166,12 @@ class _Run:
         about = {"task": self.task.config(), "loop": asdict(self.config), "provenance": provenance()}
         return about | {"step": self.step, "seconds": self.seconds}
 
-    def start(self) -> None:
+    def start(self, anew: bool) -> None:
         """Go on from the checkpoint, or begin."""
-        if self.checkpoint.is_file():
+        if anew and not self.rank:
+            for name in FILES:
+                (self.folder / name).unlink(missing_ok=True)
+        if self.checkpoint.is_file() and not anew:
             defaults = asdict(TrainConfig())
             found = load_checkpoint(self.checkpoint, self.module, self.ema, self.optimizers, self.header(), defaults)
             self.step, self.seconds = int(found["step"]), float(found["seconds"])
@@ -197,7 +203,7 @@ class _Run:
 
     def _one_step(self, ahead: Iterator[Any]) -> tuple[float, dict[str, float]]:
         config = self.config
-        torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.rank)
+        torch.manual_seed(((config.seed * 1_000_003 + self.step) * 64 + self.rank) % 2**64)
         batch = on_device(next(ahead), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss, metrics = self.task.loss(self.module, batch)
