@@ -96,6 +96,19 @@ def test_minutes_end_a_run_and_the_next_goes_on(tmp_path, whole):
     assert again.asked == []  # finished is finished
 
 
+def test_a_log_is_cut_whole_or_not_at_all(tmp_path, whole):
+    for name in ("checkpoint.safetensors", "log.jsonl"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    before = (tmp_path / "log.jsonl").read_text()
+    with (tmp_path / "log.jsonl").open("a+") as reader:
+        reader.write('{"step": 41, "lo')
+        reader.flush()
+        fit(ToyTask(), TOY, tmp_path)
+        reader.seek(0)
+        assert reader.read() == before + '{"step": 41, "lo', "what is there is replaced, not emptied and written again"
+    assert (tmp_path / "log.jsonl").read_text().startswith(before)
+
+
 def test_another_seed_is_another_run(tmp_path, whole):
     fit(ToyTask(), replace(TOY, seed=4), tmp_path / "4")
     assert not same_tensors(tmp_path / "4", whole)

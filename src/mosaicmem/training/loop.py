@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from mosaicmem.errors import ConfigError, MosaicMemError, refuse
-from mosaicmem.io.files import write_image
+from mosaicmem.io.files import write_image, write_text
 from mosaicmem.training.ahead import batches
 from mosaicmem.training.checkpoint import load_checkpoint, provenance, save_checkpoint
 from mosaicmem.training.curves import draw_curves
@@ -335,4 +335,4 @@ def _cut_log(path: Path, step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
             continue  # a line that a kill cut short
-    path.write_text("".join(f"{line}\n" for line in kept))
+    write_text(path, "".join(f"{line}\n" for line in kept), overwrite=True)
