@@ -79,8 +79,12 @@ class ClipCache:
     """
 
     def __init__(self, folder: Path, keep: int = 0) -> None:
-        self.folder = folder
+        self.folder, self._keep = folder, keep
         self._read = lru_cache(keep)(read_clip)
+
+    def __reduce__(self) -> tuple[type[ClipCache], tuple[Path, int]]:
+        """Another process reads for itself."""
+        return ClipCache, (self.folder, self._keep)
 
     def path(self, name: str) -> Path:
         """File of a clip."""
