@@ -23,6 +23,7 @@ from safetensors.torch import save
 
 from mosaicmem._shapes import Float, Tensor, UInt8
 from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.evaluation.parallel import losing_none
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.files import atomic_path
 from mosaicmem.worlds.episodes import FPS, HELD_OUT, Episode, Event, events_of, make_episode, movers
@@ -244,7 +245,7 @@ def render_ahead(
         for seed in missing:
             yield _render_to(folder, seed, size, frames, event, twins)
         return
-    with ProcessPoolExecutor(processes) as pool:
+    with losing_none(processes), ProcessPoolExecutor(processes) as pool:
         for start in range(0, len(missing), 8 * processes):
             batch = missing[start : start + 8 * processes]
             count = len(batch)
