@@ -123,6 +123,21 @@ def test_anew_leaves_nothing_of_what_was_there(tmp_path, whole):
     assert [row["step"] for row in rows(tmp_path)] == [row["step"] for row in rows(whole)]
 
 
+class Wanting(ToyTask):
+    """Its batches depend on the weights."""
+
+    needs_weights = True
+
+
+def test_anew_deletes_nothing_where_nothing_can_begin(tmp_path):
+    fit(ToyTask(), replace(TOY, steps=2), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for task, workers, device in ((Wanting(), 1, "cpu"), (ToyTask(), 0, "nonsense")):
+        with pytest.raises(ConfigError):
+            fit(task, replace(TOY, workers=workers), tmp_path, anew=True, device=device)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_other_settings_are_refused_by_name(tmp_path, whole):
     content = (whole / "checkpoint.safetensors").read_bytes()
     (tmp_path / "checkpoint.safetensors").write_bytes(content)

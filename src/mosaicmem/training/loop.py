@@ -21,7 +21,7 @@ from torch import nn
 
 from mosaicmem.errors import ConfigError, MosaicMemError, refuse
 from mosaicmem.io.files import write_image, write_text
-from mosaicmem.training.ahead import batches
+from mosaicmem.training.ahead import batches, check_workers
 from mosaicmem.training.checkpoint import load_checkpoint, provenance, save_checkpoint
 from mosaicmem.training.curves import draw_curves
 from mosaicmem.training.distributed import (
@@ -153,6 +153,7 @@ class _Run:
         batch = int(task.config().get("settings", {}).get("batch", world))
         if batch % world:
             raise ConfigError(f"a batch of {batch} cannot be shared by {world} ranks; give a multiple of {world}")
+        check_workers(task, config.workers)
         self.task, self.config, self.folder, self.rank, self.world = task, config, folder, rank, world
         self.module, self.on_step, self.device = task.module.to(device), on_step, device
         self.half = sixteen_bits(config.precision, device)
