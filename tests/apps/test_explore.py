@@ -92,7 +92,10 @@ def test_a_walk_is_kept_recorded_replayed_and_gone_on_with(walked, run, tmp_path
     walked([Edit("erase", middle)], *onward)
     again = walked([], "--replay", "b.jsonl", "--port", 0, "--no-browser", "--json")[0]
     assert again.json["replayed"] == {"same": 2, "different": 0}, "the world has moved on; its past has not"
-    assert {path.name for path in tmp_path.iterdir()} == {"walk-1.mosaic", "a.jsonl", "b.jsonl"}
+    walked([], "--replay", "b.jsonl", "--port", 0, "--no-browser", "--record", "c.jsonl")
+    again = walked([], "--replay", "c.jsonl", "--port", 0, "--no-browser", "--json")[0]
+    assert again.code == 0 and again.json["replayed"] == {"same": 2, "different": 0}, "what was replayed can be, too"
+    assert {path.name for path in tmp_path.iterdir()} == {"walk-1.mosaic", "a.jsonl", "b.jsonl", "c.jsonl"}
 
 
 def test_a_recording_becomes_a_memory_to_walk_in_without_a_model(walked, recording, tmp_path, monkeypatch) -> None:
@@ -105,8 +108,11 @@ def test_a_recording_becomes_a_memory_to_walk_in_without_a_model(walked, recordi
     assert ran.json["world"] is None and ran.json["patches"] > 0
     assert ran.json["walked"] == 1 < ran.json["frame"], "what is recalled was not walked"
     assert list(tmp_path.glob("*.mosaic")) == []
-    walked([], "--recall", recording, "--frames", "::3", "--port", 0, "--no-browser", "--out", "kept.mosaic")
-    assert (tmp_path / "kept.mosaic").is_file()
+    keep = ("--recall", recording, "--frames", "::3", "--port", 0, "--no-browser", "--out", "kept 1.mosaic")
+    ran, _ = walked([], *keep)
+    assert (tmp_path / "kept 1.mosaic").is_file() and "--world 'kept 1.mosaic'" in ran.out
+    assert walked([], *keep)[0].code == 2
+    assert walked([], *keep, "--overwrite")[0].code == 0
 
 
 def test_listening_elsewhere_than_at_loopback_is_said_aloud(walked, recording) -> None:
@@ -134,6 +140,21 @@ def test_options_that_contradict_each_other_are_refused(run, argv, words) -> Non
     ran = run("explore", *argv, "--no-browser")
     assert ran.code == 2
     assert words in ran.err
+
+
+def test_no_file_is_written_over_another_that_is_in_use(walked, run, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert walked([Move(forward=0.1)], *SMALL, "--record", "a.jsonl", "--out", "a.mosaic")[0].code == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for argv, words in (
+        (("--world", "a.mosaic", "--record", "../" + tmp_path.name + "/a.mosaic"), "is the file of --world as well"),
+        (("--replay", "a.jsonl", "--record", "a.jsonl"), "is the file of --replay as well"),
+        ((*SMALL, "--other", "a.mosaic", "--out", "a.mosaic"), "is the file of --other as well"),
+        ((*SMALL, "--record", "b.mosaic", "--out", "b.mosaic"), "is the file of --out as well"),
+    ):
+        ran = run("explore", *argv, "--overwrite", "--no-browser")
+        assert ran.code == 2 and words in ran.err, ran.err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_missing_extra_is_named_before_anything_is_written(run, tmp_path, monkeypatch) -> None:

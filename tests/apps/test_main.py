@@ -80,6 +80,15 @@ def test_options_win_over_set_and_set_over_the_file(run, tmp_path):
     assert seed("--seed", 3, "--set", "seed=2") == 3
 
 
+def test_an_option_takes_no_more_than_a_settings_file(run):
+    for option, name in (("--retrieval.tau", "retrieval.tau"), ("--lifting.near", "lifting.near")):
+        for value in ("nan", "inf"):
+            ran = run("demo", option, value)
+            assert ran.code == 2 and f"{name} = {value}: expected a finite number" in ran.err
+    ran = run("train", "vae", "--loop.lr", "inf", "--out", "run")
+    assert ran.code == 2 and "loop.lr = inf: expected a finite number" in ran.err
+
+
 def test_t7_with_json_stdout_holds_one_document_even_for_errors(run, memory, path, tmp_path):
     for argv in [
         ("inspect", memory, "--coverage"),

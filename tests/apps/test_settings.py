@@ -76,6 +76,12 @@ def test_a_bad_settings_file_is_named_with_what_was_found(tmp_path, name, text, 
     assert name in str(caught.value)
 
 
+def test_a_whole_number_that_no_float_can_hold_is_refused():
+    for value in (f"1{'0' * 400}", f"-1{'0' * 400}"):
+        with pytest.raises(ConfigError, match=r"sampling\.guidance = .*: expected a finite number"):
+            build(Config, None, [f"sampling.guidance={value}"])
+
+
 def test_a_missing_settings_file_is_a_settings_error(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         build(Config, tmp_path / "none.toml")

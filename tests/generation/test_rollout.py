@@ -525,6 +525,8 @@ def test_sizes_that_disagree_are_refused():
         rollout_step(SYNTHETIC, _started(), _path([0.0])[[]])
     with pytest.raises(GeometryError, match="one camera a frame"):
         start(SYNTHETIC, torch.zeros(3, 8, 8), _path([0.0]))
+    with pytest.raises(ConfigError, match="fps = 0"):
+        enter(SYNTHETIC, _started().store, _path([0.0]), fps=0)
     with pytest.raises(ConfigError, match="multiple"):
         start(SYNTHETIC, torch.zeros(3, 9, 9), Cameras.from_fov(torch.eye(4)[None], 9, 9))
     with pytest.raises(ConfigError, match="fps"):

@@ -14,7 +14,7 @@ from mosaicmem.errors import ConfigError, InputError, MissingWeightsError
 from mosaicmem.generation.backend import ROOMS, SYNTHETIC, Models, load_models
 from mosaicmem.generation.events import RolloutEvent
 from mosaicmem.generation.keyframes import KeyframeConfig
-from mosaicmem.generation.rollout import RolloutConfig, rollout, rollout_step
+from mosaicmem.generation.rollout import RolloutConfig, rollout, rollout_step, to_u8
 from mosaicmem.generation.script import Cue, Script
 from mosaicmem.generation.state import RolloutState, observe, start
 from mosaicmem.geometry.cameras import Cameras
@@ -52,6 +52,26 @@ def _image() -> torch.Tensor:
 
 def _started(models: Models, **kwargs) -> RolloutState:
     return start(models, _image(), _path(1), prompt=PROMPT, **kwargs)
+
+
+@pytest.mark.parametrize("alignment", ["latent", "rope", "mixture"])
+def test_a_path_of_the_given_frame_alone_is_that_frame(models, alignment):
+    state = _started(models)
+    steps = list(rollout(models, state, _path(1), config=RolloutConfig(alignment)))
+    ((after, event),) = steps
+    assert np.array_equal(event.frames_u8, to_u8(_image()[None])) and event.frames.tolist() == [0]
+    assert event.coverage.tolist() == [1.0] and event.written == () and event.tokens == 0
+    assert len(event.mosaic_u8) == len(event.mosaic_frames) == len(event.mosaic_coverage) == 0
+    assert after == replace(state, anchor_pending=False), "nothing is generated, so nothing else changes"
+    onward = [e.frames_u8 for _, e in rollout(models, after, _path(5)[1:])]
+    whole = [e.frames_u8 for _, e in rollout(models, state, _path(5))]
+    assert np.array_equal(np.concatenate([event.frames_u8, *onward]), np.concatenate(whole))
+
+
+def test_where_nothing_is_generated_nothing_can_happen(models):
+    script = Script(PROMPT, (Cue(0, "the light goes out"),))
+    with pytest.raises(ConfigError, match="the path is the given frame alone; expected a longer one"):
+        next(rollout(models, _started(models), _path(1), script=script))
 
 
 def _run(models: Models, n: int = 9, config: RolloutConfig | None = None, **kwargs):

@@ -177,6 +177,7 @@ def test_why_a_place_looks_as_it_does(server: Served) -> None:
         {"ask": "select", "choice": {"kind": "thing"}},
         {"ask": "select", "choice": {"kind": "thing", "point": [99, 99, 99]}},
         {"command": {"do": "fly"}},
+        {"command": {"do": "move", "forward": 10**400}},
         {"command": "undo"},
         {"control": "reboot"},
         {"control": ["pause"]},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from tests.live.scenes import walk
 
 from mosaicmem.io.world import WorldFile
+from mosaicmem.live import recording
 from mosaicmem.live.commands import Jump, Move, Say, Undo
 from mosaicmem.live.recording import Recorder, Recording
 from mosaicmem.live.session import Message, Receipt, Session, Shown, Status
@@ -160,6 +163,32 @@ def test_the_file_knows_where_one_stands_and_the_recording_what_was_done(tmp_pat
         assert world.meta["name"] == "room"
     found = Recording.read(tmp_path / "r.jsonl")
     assert [r.command for r in found.commands] == [Move(yaw=4.0), Move(forward=0.1)], "what was refused is not in it"
+
+
+def test_a_recording_that_cannot_be_written_ends_and_the_walk_goes_on(tmp_path, monkeypatch) -> None:
+    recorder = Recorder(tmp_path / "r.jsonl", {"scene": 4})
+    with session(tmp_path, recorder=recorder) as (made, viewer):
+        made.submit(Move(yaw=5.0))
+        viewer.wait(1)
+        whole, sync = (tmp_path / "r.jsonl").read_bytes(), os.fsync
+
+        def full(number: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(recording, "os", SimpleNamespace(fsync=full))
+        made.submit(Move(yaw=5.0))
+        viewer.wait(3)
+        monkeypatch.setattr(recording, "os", SimpleNamespace(fsync=sync))
+        made.submit(Move(yaw=5.0))
+        viewer.wait(4)
+        told = [(r.seq, r.state) for r in viewer.receipts]
+        assert told == [(1, "applied"), (0, "refused"), (2, "applied"), (3, "applied")], "what was done was done"
+        said = viewer.receipts[1].said
+        assert "No space left" in said and "the recording ends here" in said
+        assert [s.receipt.seq for s in viewer.shown] == [1, 2, 3]
+    assert (tmp_path / "r.jsonl").read_bytes().startswith(whole)
+    kept = Recording.read(tmp_path / "r.jsonl").commands
+    assert len(kept) <= 2, "without one command, those after it are no walk"
 
 
 def test_after_the_end_nothing_is_received(tmp_path) -> None:

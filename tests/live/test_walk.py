@@ -342,6 +342,8 @@ def test_memory_alone_hatches_what_it_does_not_know(tmp_path) -> None:
         {"do": "fly"},
         {"do": "move", "forward": float("nan")},
         {"do": "move", "forward": True},
+        {"do": "move", "forward": 10**400},
+        {"do": "edit", "verb": "move", "choice": THING, "by": [0, -(10**400), 0]},
         {"do": "move", "yaw": 500},
         {"do": "move", "file": "/etc/passwd"},
         {"do": "jump"},

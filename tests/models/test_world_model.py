@@ -254,10 +254,13 @@ def test_cameras_of_the_past_are_a_row_in_front():
         {"guidance": -1.0},
         {"event_guidance": -1.0},
         {"guidance_limit": 0.0},
+        {"guidance": float("nan")},
+        {"shift": float("inf")},
     ],
 )
-def test_settings_out_of_range_are_refused(values):
-    with pytest.raises(ConfigError, match="out of range"):
+def test_settings_out_of_range_are_refused_by_name(values):
+    ((name, value),) = values.items()
+    with pytest.raises(ConfigError, match=f"^{name} = {value}: out of range, expected [^;]*$"):
         SamplingConfig(**values)
 
 

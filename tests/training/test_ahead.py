@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 import torch
 from tests.training.child import TOY
-from tests.training.clips import ToyTask, make_clip, micro_vae, world_task, write_world
+from tests.training.clips import ToyTask, micro_vae, world_task, write_world
 from tests.training.test_devices import refiner
-from tests.training.test_frame_tasks import depth_task, vae_task
 from tests.training.test_loop import rows, same_tensors
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.models.video_vae import VideoVAE
 from mosaicmem.training.ahead import _without_weights, batches
-from mosaicmem.training.cache import ClipCache, write_clip
 from mosaicmem.training.loop import fit
 from mosaicmem.training.world_task import WorldTask
 
@@ -56,15 +54,6 @@ def test_workers_make_the_windows_that_the_trainer_would(tmp_path, rank):
         assert equal(batch, task.batch(step, rank, 2))
         assert not equal(batch, task.batch(step + 1, rank, 2))
         assert not equal(batch, task.batch(step, 1 - rank, 2))
-
-
-@pytest.mark.parametrize("make", [vae_task, depth_task])
-def test_workers_make_the_batches_of_frames_that_the_trainer_would(tmp_path, make):
-    write_clip(tmp_path / "0.safetensors", make_clip())
-    task = make(ClipCache(tmp_path, keep=2))
-    task.batch(0, 0, 1)  # what was read is kept, and stays behind
-    made = list(batches(task, range(2), workers=1))
-    assert [equal(batch, task.batch(step, 0, 1)) for step, batch in enumerate(made)] == [True, True]
 
 
 def test_workers_make_the_windows_of_a_refiner_that_the_trainer_would(tmp_path):

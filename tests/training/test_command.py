@@ -95,9 +95,24 @@ def test_from_nothing_to_a_model(run, data, tmp_path):
     for words, said in (
         ("--task.keep 2", "--start-from or --teacher"),
         (f"--teacher {tmp_path / 'model'}", "--task.keep above 0"),
+        ("--words 0", "--words 0: expected 1 or more"),
+        ("--clips 0", "--clips 0: expected 1 or more"),
+        ("--clips -1", "--clips -1: expected 1 or more"),
     ):
         code, _, err = run(f"train world {WORLD} {words}", "--latents", tmp_path / "latents", "--out", tmp_path / "no")
         assert code == 2 and said in err
+    for part, words, code, said in (
+        ("encode", "--measured 0", 2, "--measured 0: expected 1 or more"),
+        ("encode", "--clips -1", 2, "--clips -1: expected 1 or more"),
+        (f"vae {VAE}", "--clips 0", 2, "--clips 0: expected 1 or more"),
+        (f"vae {VAE}", "--task.crop 64", 3, ".safetensors: 48 pixels wide, crop = 64"),
+    ):
+        given = ("--vae", tmp_path / "vae") if part == "encode" else ()
+        got, _, err = run(f"train {part} {words}", *given, "--data", data, "--out", tmp_path / "no")
+        assert got == code and said in err, err
+    between = ("--between", tmp_path / "model" / "world.safetensors", "--world", tmp_path / "world")
+    code, _, err = run("train export --overwrite", *between, "--out", tmp_path / "model")
+    assert code == 2 and "holds the input" in err, err
     gain = torch.tensor(coded["gain"])
     assert torch.allclose(model.network.gain, gain, rtol=1e-3)
     assert torch.allclose(vae.std, torch.tensor(coded["std"]))
@@ -113,7 +128,16 @@ def test_a_run_is_never_replaced_unasked(run, data, tmp_path):
     assert code == 2 and "settings.noise was 0.03, is 0.5" in json.loads(out)["error"]["message"]
     code, out, _ = run(f"{start} --seed 7", *paths)
     assert code == 2 and "seed was 42, is 7" in json.loads(out)["error"]["message"]
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    for refused in (
+        ("--data", tmp_path / "none"),
+        (*paths[:2], "--device", "nonsense"),
+        (*paths[:2], "--start-from", "x"),
+    ):
+        assert run(f"{start} --seed 7 --overwrite", *refused, *paths[2:])[0] in (2, 3)
+        assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before, "of a run that cannot begin"
     assert run(f"{start} --seed 7 --overwrite", *paths)[0] == 0
+    assert run(f"{start} --seed 7 --overwrite --start-from", tmp_path / "run", *paths)[0] == 0, "from its own weights"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     code, _, err = run(f"{start} --overwrite", "--data", data, "--out", tmp_path / "mine")

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from tests.training.clips import WALL, make_clip
+from tests.training.test_ahead import equal
 from torch import nn
 
 from mosaicmem.errors import ConfigError
 from mosaicmem.models.depth_net import DepthNetConfig
 from mosaicmem.models.video_vae import VideoVAE, VideoVAEConfig
+from mosaicmem.training.ahead import batches
 from mosaicmem.training.cache import ClipCache, write_clip
 from mosaicmem.training.depth_task import DepthTask, DepthTaskConfig, _worn
 from mosaicmem.training.vae_task import VAETask, VAETaskConfig
@@ -39,6 +41,13 @@ def depth_task(clips, **settings) -> DepthTask:
     torch.manual_seed(0)
     config = DepthTaskConfig(**{"batch": 4, **settings})
     return DepthTask(clips, clips.names(), [make_clip(5)], config, SMALL_DEPTH)
+
+
+@pytest.mark.parametrize("make", [vae_task, depth_task])
+def test_workers_make_the_batches_that_the_trainer_would(clips, make):
+    task = make(clips)
+    (made,) = batches(task, range(3, 4), workers=1)
+    assert equal(made, task.batch(3, 0, 1)) and not equal(made, task.batch(4, 0, 1))
 
 
 @pytest.mark.parametrize("make", [vae_task, depth_task])

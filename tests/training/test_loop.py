@@ -96,9 +96,46 @@ def test_minutes_end_a_run_and_the_next_goes_on(tmp_path, whole):
     assert again.asked == []  # finished is finished
 
 
+def test_a_log_is_cut_whole_or_not_at_all(tmp_path, whole):
+    for name in ("checkpoint.safetensors", "log.jsonl"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    before = (tmp_path / "log.jsonl").read_text()
+    with (tmp_path / "log.jsonl").open("a+") as reader:
+        reader.write('{"step": 41, "lo')
+        reader.flush()
+        fit(ToyTask(), TOY, tmp_path)
+        reader.seek(0)
+        assert reader.read() == before + '{"step": 41, "lo', "what is there is replaced, not emptied and written again"
+    assert (tmp_path / "log.jsonl").read_text().startswith(before)
+
+
 def test_another_seed_is_another_run(tmp_path, whole):
-    fit(ToyTask(), replace(TOY, seed=4), tmp_path)
-    assert not same_tensors(tmp_path, whole)
+    fit(ToyTask(), replace(TOY, seed=4), tmp_path / "4")
+    assert not same_tensors(tmp_path / "4", whole)
+    fit(ToyTask(), replace(TOY, seed=2**63 - 1), tmp_path / "largest")
+    assert not same_tensors(tmp_path / "largest", whole)
+
+
+def test_anew_leaves_nothing_of_what_was_there(tmp_path, whole):
+    fit(ToyTask(), replace(TOY, seed=4, steps=50), tmp_path)
+    fit(ToyTask(), TOY, tmp_path, anew=True)
+    assert same_tensors(tmp_path, whole)
+    assert [row["step"] for row in rows(tmp_path)] == [row["step"] for row in rows(whole)]
+
+
+class Wanting(ToyTask):
+    """Its batches depend on the weights."""
+
+    needs_weights = True
+
+
+def test_anew_deletes_nothing_where_nothing_can_begin(tmp_path):
+    fit(ToyTask(), replace(TOY, steps=2), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for task, workers, device in ((Wanting(), 1, "cpu"), (ToyTask(), 0, "nonsense")):
+        with pytest.raises(ConfigError):
+            fit(task, replace(TOY, workers=workers), tmp_path, anew=True, device=device)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_other_settings_are_refused_by_name(tmp_path, whole):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +76,17 @@ def test_some_windows_are_the_truths_and_windows_come_round_again(paths):
         torch.testing.assert_close(half.made, whole.made.unflatten(0, (4, 2))[rank::2].flatten(0, 1))
     with pytest.raises(ConfigError, match="multiple of the batch, 4"):
         RefinerTaskConfig(batch=4, windows=10)
+    wrong: list[dict[str, Any]] = [
+        {"batch": 0},
+        {"pixel_cells": 0},
+        {"pixels": math.nan},
+        {"pixels": -1.0},
+        {"seed": -1},
+    ]
+    for settings in wrong:
+        ((name, value),) = settings.items()
+        with pytest.raises(ConfigError, match=f"^{name} = {value}: expected"):
+            RefinerTaskConfig(**settings)
 
 
 def test_the_loss_is_0_on_the_truth_and_counts_pixels_as_much_as_asked(paths):

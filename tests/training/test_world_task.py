@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.training.clips import CHANNELS, FRAMES, GRID, MICRO, make_latents, micro_vae, world_task, write_world
 
 from mosaicmem.diffusion.flow import add_noise, x0_from
-from mosaicmem.errors import ConfigError
+from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.memory.retrieval import EDGE, WIDE, RetrievalConfig, retrieve
 from mosaicmem.models.conditioning import assemble, subframe_width
 from mosaicmem.models.text import tokenize
@@ -63,6 +63,15 @@ def test_a_setting_out_of_range_is_refused_by_name(name):
     for value in (0.0, 1.0) if name in SHARES else ():  # control: the ends are inside
         settings = {name: value, "keep": 1.0}
         assert getattr(WorldTaskConfig(**settings), name) == value
+
+
+@pytest.mark.parametrize(("reads_past", "most"), [(False, 3), (True, 2)])
+def test_a_clip_without_a_whole_window_is_refused(tmp_path, reads_past, most):
+    paths = write_world(tmp_path, 1, frames=1 + 3 * STEP)
+    model = replace(MICRO, reads_past=reads_past)
+    assert len(world_task(paths, model=model, latents=most).batch(0, 0, 1).latents) == 4  # control
+    with pytest.raises(InputError, match=rf"0\.safetensors: holds 3 latents to generate, a window takes {most + 1}"):
+        world_task(paths, model=model, latents=most + 1).batch(0, 0, 1)
 
 
 def test_all_that_is_wrong_is_said_at_once():

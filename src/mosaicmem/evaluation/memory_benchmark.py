@@ -119,7 +119,7 @@ def run_world(models: Models, index: int, config: BenchmarkConfig) -> WorldResul
     for i in wanted:
         pictures[i, "truth"] = to_u8(trial.truth.rgb[i : i + 1])[0]
     places = [int(i) for i in np.linspace(0, len(trial) - 1, config.pose_frames).round()]
-    draws = torch.Generator().manual_seed(config.seed * 1_000_003 + trial.episode.seed)
+    draws = torch.Generator().manual_seed((config.seed * 1_000_003 + trial.episode.seed) % 2**64)
     return WorldResult(
         index, trial.episode.seed, trial.episode.kind, float(trial.seen.double().mean()), rows,
         pose_floor(trial.episode.scene, trial.cameras[places], draws),

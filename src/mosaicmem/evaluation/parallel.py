@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
+from mosaicmem.errors import MosaicMemError
 from mosaicmem.generation.backend import Models
 
 Item = TypeVar("Item")
@@ -29,6 +32,9 @@ def each_world(
     Args:
         work: A function of a module, for several processes.
         items: Picklable, for several processes.
+
+    Raises:
+        MosaicMemError: if a process is ended from outside.
     """
     if processes <= 1 or len(items) < 2:
         threads = torch.get_num_threads()
@@ -43,10 +49,27 @@ def each_world(
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
     pool = ProcessPoolExecutor(min(processes, len(items)), context, _begin, (load,))
     try:
-        for waiting in [pool.submit(_work, work, item) for item in items]:
-            yield waiting.result()
+        with losing_none(processes):
+            for waiting in [pool.submit(_work, work, item) for item in items]:
+                yield waiting.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def losing_none(processes: int) -> Iterator[None]:
+    """Say in words that one of some processes was ended from outside: it is no bug, and fewer may do.
+
+    Raises:
+        MosaicMemError: then.
+    """
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise MosaicMemError(
+            f"one of {processes} processes was ended from outside, most likely because memory was short; give fewer "
+            "--processes"
+        ) from error
 
 
 def _begin(load: Loader) -> None:

@@ -18,7 +18,7 @@ from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.generation.backend import Models
 from mosaicmem.generation.clock import Clock
 from mosaicmem.generation.depth import depth_of
-from mosaicmem.generation.events import RolloutEvent, StoreStatistics
+from mosaicmem.generation.events import STAGES, RolloutEvent, StoreStatistics
 from mosaicmem.generation.keyframes import KeyframeConfig, context_of, write_keyframes
 from mosaicmem.generation.noise import frame_noise
 from mosaicmem.generation.script import Script
@@ -127,6 +127,8 @@ def rollout_step(
     """
     config = config or RolloutConfig()
     window = _window(state, cameras)
+    if len(window.cameras) == 1:
+        return _given(models, state)
     clock = Clock()
     memory = _memory(models, state)
     index = state.grid.frames_of_latents(len(window.cameras))[1:, -1]
@@ -166,10 +168,9 @@ def rollout_step(
         models, state, frames[index], mosaic.cameras, numbers, depth, mosaic, config.keyframes, clock
     )
     new = replace(state, store=store, anchor_pending=False, depth_scale=depth.scale)
-    if numbers:
-        with clock("lift"):
-            new = _move_anchor(models, new, frames[-1], window.cameras, numbers[-1], depth.depth[-1], config)
-        new = replace(new, past=_past(models, latents, window.cameras), avoid="")  # it has begun
+    with clock("lift"):
+        new = _move_anchor(models, new, frames[-1], window.cameras, numbers[-1], depth.depth[-1], config)
+    new = replace(new, past=_past(models, latents, window.cameras), avoid="")  # it has begun
     with clock("show"):
         pictures = _pictures(models, request, config.show_mosaic)
     event = RolloutEvent(
@@ -236,6 +237,25 @@ def _window(state: RolloutState, cameras: Cameras) -> Window:
     if _starts_at_anchor(state, cameras[0]):
         return Window(cameras, state.next_frame - 1, len(cameras))
     return Window(Cameras.cat([state.camera, cameras]), state.next_frame - 1, len(cameras))
+
+
+def _given(models: Models, state: RolloutState) -> tuple[RolloutState, RolloutEvent]:
+    """A window of the given first frame alone: it is handed out, and nothing is generated."""
+    none = np.zeros(0, np.int64)
+    event = RolloutEvent(
+        frames_u8=to_u8(state.last_frame[None]),
+        frames=np.array([state.next_frame - 1]),
+        mosaic_u8=np.zeros((0, state.grid.height, state.grid.width, 3), np.uint8),
+        mosaic_frames=none,
+        mosaic_coverage=none.astype(np.float64),
+        coverage=np.ones(1),
+        written=(),
+        timings=dict.fromkeys(STAGES, 0.0),
+        store=statistics(state.store),
+        label=models.label,
+        prompt=state.prompt,
+    )
+    return replace(state, anchor_pending=False), event
 
 
 def _memory(models: Models, state: RolloutState) -> PatchStore:

@@ -83,6 +83,8 @@ class Script:
             first: The path's first generated frame: 0, or 1 where frame 0 is given.
             temporal: Frames of a latent.
         """
+        if self.cues and first >= count:
+            raise ConfigError(f"{self.cues[0].text!r}: the path is the given frame alone; expected a longer one")
         for cue in self.cues:
             if cue.frame < 0 or _begin(cue.frame, first, temporal) >= count:
                 last = first + (count - 1 - first) // temporal * temporal

@@ -135,6 +135,7 @@ def enter(
 
     Raises:
         GeometryError: if memory shows nothing at all in that view.
+        ConfigError: if `fps` is not above 0.
     """
     if len(camera) != 1:
         raise GeometryError(f"entering a memory takes one camera, got {len(camera)}")
@@ -152,7 +153,7 @@ def enter(
         camera,
         grid,
         frame=first,
-        time=first / fps,
+        time=first / _positive(fps),
         origin="generated",
     )
     camera = camera.to(dtype=torch.float64)

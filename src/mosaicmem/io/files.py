@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ MAX_TEXT_BYTES = 256 * 2**20
 MAX_PIXELS = 64 * 2**20  # 8192 x 8192
 MAX_JSON_DEPTH = 64
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+LARGEST = sys.float_info.max
+"""Largest finite float. A whole number of JSON may be larger, and then it is no float at all."""
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
@@ -218,13 +220,9 @@ def parse_frames(text: str, count: int) -> list[int]:
 
 def finite(value: Any, what: str) -> float:
     """`value` as a finite float, or an `InputError` that says what it should have been."""
-    number = math.nan
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        with suppress(OverflowError):  # a whole number beyond all floats
-            number = float(value)
-    if not math.isfinite(number):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
         raise InputError(f"{what}: found {value!r:.80}, expected a finite number")
-    return number
+    return float(value)
 
 
 def _refuse_json_bomb(path: Path, text: str) -> None:

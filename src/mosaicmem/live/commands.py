@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from mosaicmem.errors import ConfigError, refuse
+from mosaicmem.io.files import LARGEST
 
 FAR = 1e6
 """Largest coordinate or distance, world units."""
@@ -292,7 +293,7 @@ def _value(name: str, value: Any, what: str) -> Any:
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
         raise ConfigError(f"{what}: {value!r:.40}: expected a finite number")
     return float(value)
 

@@ -79,7 +79,8 @@ class Session:
     """Runs commands one after another. Methods may be called from any thread.
 
     Watchers are called on the session's thread and must be quick; one that fails is dropped, and neither the walk nor
-    the others notice. Errors of commands become `refused` receipts.
+    the others notice. Errors of commands become `refused` receipts. A recording that cannot be written ends; a receipt
+    of number 0 says so.
 
     Args:
         walk: What is driven; from `start` to `stop` it belongs to the session's thread.
@@ -113,8 +114,7 @@ class Session:
             with contextlib.suppress(queue.Full):  # it looks at the flag before the next one
                 self._jobs.put_nowait(None)
             self._thread.join(timeout)
-        if self._recorder is not None:
-            self._recorder.close()
+        self._close_recorder()
 
     def submit(self, command: Command, sender: int = 0, tag: Any = None) -> Receipt:
         """Put a command into the queue. The receipt says `received` or `busy`; watchers hear of the rest."""
@@ -225,8 +225,6 @@ class Session:
         waited = begin - job.at
         try:
             outcome = self._walk.do(job.command)
-            if self._recorder is not None:
-                self._recorder.add(begin - self._began, job.command, outcome.digest(self._walk.state.store))
         except MosaicMemError as error:
             self._tell(Receipt(job.seq, "refused", str(error), job.sender, job.tag, waited))
         except Exception as error:  # a bug, or no memory: the walk is as it was, and so is its file
@@ -234,12 +232,30 @@ class Session:
             self._tell(Receipt(job.seq, "refused", said[:400], job.sender, job.tag, waited))
         else:
             self._applied += 1
+            self._write_down(begin - self._began, job.command, outcome)
             receipt = Receipt(job.seq, "applied", outcome.said, job.sender, job.tag, waited, outcome.stages)
             self._tell(receipt)
             self._tell(Shown(outcome, receipt, self._walk))
         if self._jobs.empty():
             self._settle()
         self._tell(self.status)
+
+    def _write_down(self, at: float, command: Command, outcome: Outcome) -> None:
+        """A command that was applied is done, whatever becomes of its line; but what follows a gap could not be
+        replayed, so the recording ends before it."""
+        if self._recorder is None:
+            return
+        try:
+            self._recorder.add(at, command, outcome.digest(self._walk.state.store))
+        except Exception as error:
+            self._close_recorder()
+            self._tell(Receipt(0, "refused", f"{error}; the recording ends here, the walk goes on"))
+
+    def _close_recorder(self) -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            with contextlib.suppress(OSError):  # half a line that still waits; whoever reads it leaves it out
+                recorder.close()
 
     def _settle(self) -> None:
         """Nothing is waiting: the file learns where the walk stands."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.diffusion.flow import sigmas, x0_from
 from mosaicmem.diffusion.samplers import SamplerName, sample
-from mosaicmem.errors import ConfigError
+from mosaicmem.errors import refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.models.devices import home_of
@@ -51,9 +52,19 @@ class SamplingConfig:
     use_cameras: bool = True
 
     def __post_init__(self) -> None:
-        outside = min(self.guidance, self.event_guidance) < 0 or self.guidance_limit <= 0
-        if min(self.steps, self.event_steps) < 1 or self.shift <= 0 or outside:
-            raise ConfigError(f"{self}: out of range")
+        told = {f.name: getattr(self, f.name) for f in fields(self)}
+        whole, weights, above = ("steps", "event_steps"), ("guidance", "event_guidance"), ("guidance_limit", "shift")
+        refuse(
+            *((told[name] < 1, f"{name} = {told[name]}: out of range, expected 1 or more") for name in whole),
+            *(
+                (not 0 <= told[name] < math.inf, f"{name} = {told[name]}: out of range, expected 0 or more")
+                for name in weights
+            ),
+            *(
+                (not 0 < told[name] < math.inf, f"{name} = {told[name]}: out of range, expected above 0")
+                for name in above
+            ),
+        )
 
 
 class WorldNetwork(nn.Module):

@@ -33,13 +33,9 @@ def batches(task: Task, steps: range, rank: int = 0, world_size: int = 1, *, wor
     Raises:
         ConfigError: if the batches depend on the weights, which workers do not have.
     """
+    check_workers(task, workers)
     if not workers:
         return (task.batch(step, rank, world_size) for step in steps)
-    if task.needs_weights:
-        raise ConfigError(
-            f"workers = {workers}: batches of this training depend on its weights, which other processes do not have; "
-            "give workers = 0, or for the world model rehearse = 0"
-        )
     loader = DataLoader(
         _Steps(_without_weights(task), rank, world_size),
         batch_size=None,
@@ -51,6 +47,15 @@ def batches(task: Task, steps: range, rank: int = 0, world_size: int = 1, *, wor
         multiprocessing_context="spawn",  # a fork would copy a process that has threads, and perhaps a card
     )
     return iter(loader)
+
+
+def check_workers(task: Task, workers: int) -> None:
+    """Raise `ConfigError` if batches are to be made ahead that depend on the weights, which workers do not have."""
+    if workers and task.needs_weights:
+        raise ConfigError(
+            f"workers = {workers}: batches of this training depend on its weights, which other processes do not have; "
+            "give workers = 0, or for the world model rehearse = 0"
+        )
 
 
 @dataclass(frozen=True)

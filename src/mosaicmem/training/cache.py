@@ -23,6 +23,7 @@ from safetensors.torch import save
 
 from mosaicmem._shapes import Float, Tensor, UInt8
 from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.evaluation.parallel import losing_none
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.io.files import atomic_path
 from mosaicmem.worlds.episodes import FPS, HELD_OUT, Episode, Event, events_of, make_episode, movers
@@ -79,12 +80,12 @@ class ClipCache:
     """
 
     def __init__(self, folder: Path, keep: int = 0) -> None:
-        self.folder, self.keep = folder, keep
+        self.folder, self._keep = folder, keep
         self._read = lru_cache(keep)(read_clip)
 
     def __reduce__(self) -> tuple[type[ClipCache], tuple[Path, int]]:
         """Another process reads for itself."""
-        return ClipCache, (self.folder, self.keep)
+        return ClipCache, (self.folder, self._keep)
 
     def path(self, name: str) -> Path:
         """File of a clip."""
@@ -244,7 +245,7 @@ def render_ahead(
         for seed in missing:
             yield _render_to(folder, seed, size, frames, event, twins)
         return
-    with ProcessPoolExecutor(processes) as pool:
+    with losing_none(processes), ProcessPoolExecutor(processes) as pool:
         for start in range(0, len(missing), 8 * processes):
             batch = missing[start : start + 8 * processes]
             count = len(batch)

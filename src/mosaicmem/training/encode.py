@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from mosaicmem._shapes import Float, Tensor
 from mosaicmem.errors import ConfigError, InputError
+from mosaicmem.evaluation.parallel import losing_none
 from mosaicmem.models.checkpoint import load_vae, read_header
 from mosaicmem.models.devices import home_of
 from mosaicmem.models.video_vae import Coder, VideoVAE
@@ -211,7 +212,7 @@ def encode_ahead(
         return
     # a card that this process has looked at cannot be used by a fork of it
     context = None if device == "cpu" else multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context) as pool:
+    with losing_none(processes), ProcessPoolExecutor(processes, context) as pool:
         for start in range(0, len(jobs), 8 * processes):
             yield from pool.map(_encode_to, jobs[start : start + 8 * processes])
 

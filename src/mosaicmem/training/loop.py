@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from mosaicmem.errors import ConfigError, MosaicMemError, refuse
-from mosaicmem.io.files import write_image
-from mosaicmem.training.ahead import batches
+from mosaicmem.io.files import write_image, write_text
+from mosaicmem.training.ahead import batches, check_workers
 from mosaicmem.training.checkpoint import load_checkpoint, provenance, save_checkpoint
 from mosaicmem.training.curves import draw_curves
 from mosaicmem.training.distributed import (
@@ -36,6 +36,8 @@ from mosaicmem.training.distributed import (
 from mosaicmem.training.task import Task
 
 MAX_BAD_STEPS = 5
+FILES = ("checkpoint.safetensors", "log.jsonl", "curves.png", "picture.png")
+"""What a training writes into its folder."""
 
 
 class TrainingFailed(MosaicMemError):
@@ -117,15 +119,16 @@ class Progress:
 
 def fit(
     task: Task, config: TrainConfig, folder: Path, *, on_step: Callable[[Progress], None] | None = None,
-    device: str = "cpu",
+    device: str = "cpu", anew: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train until the steps or the minutes are over, or a signal asks to stop; goes on from the folder's checkpoint.
 
-    Writes `checkpoint.safetensors`, `log.jsonl`, `curves.png` and `picture.png` there.
+    Writes `FILES` there.
 
     Args:
         on_step: Told of every line of the log.
         device: Where to compute; `cuda` is the rank's own card. A run may go on on another one, to rounding.
+        anew: Begin in place of what the folder holds, which is deleted when nothing can be refused any more.
 
     Returns:
         The header of the last checkpoint: step, samples' settings, provenance.
@@ -137,7 +140,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     with join() as (rank, world), _asked_to_stop() as stop:
         run = _Run(task, config, folder, rank, world, on_step, own_device(device))
-        run.start()
+        run.start(anew)
         run.train(stop)
         return run.header()
 
@@ -150,6 +153,7 @@ class _Run:
         batch = int(task.config().get("settings", {}).get("batch", world))
         if batch % world:
             raise ConfigError(f"a batch of {batch} cannot be shared by {world} ranks; give a multiple of {world}")
+        check_workers(task, config.workers)
         self.task, self.config, self.folder, self.rank, self.world = task, config, folder, rank, world
         self.module, self.on_step, self.device = task.module.to(device), on_step, device
         self.half = sixteen_bits(config.precision, device)
@@ -163,9 +167,12 @@ class _Run:
         about = {"task": self.task.config(), "loop": asdict(self.config), "provenance": provenance()}
         return about | {"step": self.step, "seconds": self.seconds}
 
-    def start(self) -> None:
+    def start(self, anew: bool) -> None:
         """Go on from the checkpoint, or begin."""
-        if self.checkpoint.is_file():
+        if anew and not self.rank:
+            for name in FILES:
+                (self.folder / name).unlink(missing_ok=True)
+        if self.checkpoint.is_file() and not anew:
             defaults = asdict(TrainConfig())
             found = load_checkpoint(self.checkpoint, self.module, self.ema, self.optimizers, self.header(), defaults)
             self.step, self.seconds = int(found["step"]), float(found["seconds"])
@@ -197,7 +204,7 @@ class _Run:
 
     def _one_step(self, ahead: Iterator[Any]) -> tuple[float, dict[str, float]]:
         config = self.config
-        torch.manual_seed((config.seed * 1_000_003 + self.step) * 64 + self.rank)
+        torch.manual_seed(((config.seed * 1_000_003 + self.step) * 64 + self.rank) % 2**64)
         batch = on_device(next(ahead), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             loss, metrics = self.task.loss(self.module, batch)
@@ -329,4 +336,4 @@ def _cut_log(path: Path, step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):
             continue  # a line that a kill cut short
-    path.write_text("".join(f"{line}\n" for line in kept))
+    write_text(path, "".join(f"{line}\n" for line in kept), overwrite=True)

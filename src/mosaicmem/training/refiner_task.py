@@ -5,6 +5,7 @@ Only reference frames are looked at, the last of every group: of these the true 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,12 +47,18 @@ class RefinerTaskConfig:
 
     def __post_init__(self) -> None:
         refuse(
+            (self.batch < 1, f"batch = {self.batch}: expected 1 or more"),
+            (self.pixel_cells < 1, f"pixel_cells = {self.pixel_cells}: expected 1 or more"),
+            (not 0 <= self.pixels < math.inf, f"pixels = {self.pixels}: expected 0 or more"),
+            (self.seed < 0, f"seed = {self.seed}: expected 0 or more"),
+            (not 0 <= self.truth <= 1, f"truth = {self.truth}: expected 0 to 1"),
+        )
+        refuse(
             (self.windows < self.batch, f"windows = {self.windows}: expected at least a batch, {self.batch}"),
             (
                 self.windows % self.batch > 0,
                 f"windows = {self.windows}: expected a multiple of the batch, {self.batch}",
             ),
-            (not 0 <= self.truth <= 1, f"truth = {self.truth}: expected 0 to 1"),
         )
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mosaicmem._shapes import Float, Tensor, UInt8
-from mosaicmem.errors import refuse
+from mosaicmem.errors import InputError, refuse
 from mosaicmem.models.video_vae import Coder, VideoVAE, VideoVAEConfig
 from mosaicmem.training.cache import Clip, ClipCache
 
@@ -120,8 +120,11 @@ class VAETask:
 
     def _crop(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.settings.seed, index))
-        clip = self._clips.load(self._names[int(rng.integers(len(self._names)))])
+        name = self._names[int(rng.integers(len(self._names)))]
+        clip = self._clips.load(name)
         side, size = self.settings.crop, clip.rgb.shape[-1]
+        if side > size:
+            raise InputError(f"{self._clips.path(name)}: {size} pixels wide, crop = {side}; give a smaller task.crop")
         y, x = rng.integers(0, (size - side) // 2 + 1, 2) * 2
         latent = 1 + int(rng.integers((len(clip) - 1) // 4))
         view = clip.rgb[:, :, y : y + side, x : x + side]

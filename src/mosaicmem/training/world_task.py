@@ -14,7 +14,7 @@ from torch import nn
 
 from mosaicmem._shapes import Bool, Float, Int64, Tensor
 from mosaicmem.diffusion.flow import add_noise, draw_sigma, flow_loss, x0_from
-from mosaicmem.errors import ConfigError, refuse
+from mosaicmem.errors import ConfigError, InputError, refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory.lifting import lift
@@ -316,7 +316,7 @@ class WorldTask:
         later = member - self._twins
         retold = later // RETOLD if not plain and 0 <= later < self._retold else -1
         # one for a whole step: samples with memory of one kind have about as many tokens, and need little padding
-        step = torch.Generator().manual_seed(cfg.seed * 1_000_003 + step_number)
+        step = torch.Generator().manual_seed((cfg.seed * 1_000_003 + step_number) % 2**64)
         alignment = "mixture" if plain else draw_alignment(step)
         with_past = self.module.config.reads_past and (plain or float(torch.rand((), generator=step)) < cfg.past)
         common = None
@@ -356,9 +356,20 @@ class WorldTask:
         """A clip and where its window begins; of `many` drawn, the one in which the most moves."""
         found: list[tuple[LatentClip, int]] = []
         for _ in range(many):
-            clip = read_latents(paths[int(rng.integers(len(paths)))])
+            path = paths[int(rng.integers(len(paths)))]
+            clip = read_latents(path)
+            self._check_long_enough(clip, path)
             found.append((clip, _window_start(clip, self.settings.latents, rng, self.settings.event, first)))
         return max(found, key=lambda drawn: _movement(*drawn, self.settings.latents))
+
+    def _check_long_enough(self, clip: LatentClip, path: Path) -> None:
+        """Refuse a clip without a window of its own: one beyond its ends would be read from elsewhere in it."""
+        size, past = self.settings.latents, int(self.module.config.reads_past)
+        if len(clip.groups) < size + past:
+            raise InputError(
+                f"{path}: holds {len(clip.groups)} latents to generate, a window takes {size}"
+                f"{' and the one before it' if past else ''}; give a smaller task.latents, or leave such clips out"
+            )
 
     def _window(
         self, clip: LatentClip, history: Tensor, start: int, rng: np.random.Generator, generator: torch.Generator,

@@ -12,6 +12,7 @@ map.png, scene.ply, trajectory.json, memory/, report.json, run.json.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,7 +135,7 @@ def run(args: Args, session: Session) -> Result:
         webbrowser.open((session.wrote / "video.mp4").resolve().as_uri() if session.wrote else "")
     text = _text(report, session)
     if told is not None:
-        text.append(f"the walk is in {told}; look at it with: rerun {told}")
+        text.append(f"the walk is in {told}; look at it with: rerun {shlex.quote(str(told))}")
     return Result(report, text)
 
 

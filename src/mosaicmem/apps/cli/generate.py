@@ -15,6 +15,7 @@ run.json.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -89,7 +90,7 @@ def run(args: Args, session: Session) -> Result:
         *table(["stage", "ms/frame"], stages),
     ]
     if told is not None:
-        text.append(f"every window is in {told}; look at it with: rerun {told}")
+        text.append(f"every window is in {told}; look at it with: rerun {shlex.quote(str(told))}")
     return Result(report, text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from mosaicmem.apps.cli.live_starts import (
     others,
     replayed,
 )
+from mosaicmem.apps.cli.memory_folder import store_file
 from mosaicmem.apps.cli.options import Computing, check_scene
 from mosaicmem.apps.cli.rerun_log import Rerun, event_log, follow, named, recording_file
 from mosaicmem.apps.cli.session import Session
@@ -90,7 +92,21 @@ def check_live(args: LiveArgs) -> None:
     for path in (args.record, args.out):
         if path is not None:
             refuse_existing(path, args.overwrite)
-    recording_file(args.rerun, args.world or args.out, args.overwrite)
+    shown = recording_file(args.rerun, args.world or args.out, args.overwrite)
+    _check_apart(args, shown)
+
+
+def _check_apart(args: LiveArgs, shown: Path | None) -> None:
+    """Refuse to write into a file that is read or written besides: --overwrite is not meant for that."""
+    held = [("--world", args.world and store_file(args.world)), ("--replay", args.replay)]
+    held += [("--other", store_file(path)) for path in args.other]
+    taken = {path.resolve(): option for option, path in held if path is not None}
+    for option, path in (("--out", args.out), ("--record", args.record), ("--rerun", shown)):
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise ConfigError(f"{option} {path}: is the file of {taken[path.resolve()]} as well; choose another name")
+        taken[path.resolve()] = option
 
 
 @contextlib.contextmanager
@@ -122,14 +138,16 @@ def ended(args: LiveArgs, session: Session, start: LiveStart, player: Player | N
     session.wrote = args.out
     if kept:
         path = walk.world.path
-        said.append(f"the world is kept in {path}; go on with: mosaicmem {session.command} --world {path}")
+        said.append(
+            f"the world is kept in {path}; go on with: mosaicmem {session.command} --world {shlex.quote(str(path))}"
+        )
     if player is not None:
         said.append(f"{player.same} commands replayed bit for bit, {player.different} with another result")
     if args.record is not None:
         said.append(f"what was done is in {args.record}")
     if args.rerun is not None:
         path = named(args.rerun, _beside(args, walk))
-        said.append(f"what was shown is in {path}; look at it with: rerun {path}")
+        said.append(f"what was shown is in {path}; look at it with: rerun {shlex.quote(str(path))}")
     data = {
         "source": start.source,
         "frame": walk.frame,
@@ -161,7 +179,7 @@ def _start(args: LiveArgs, temporary: Path, session: Session) -> tuple[LiveStart
         return in_world(args.world, args.model, session), None
     if args.recall is not None:
         out = args.out or temporary / "recall.mosaic"
-        return in_folder(args.recall, args.frames, args.size, out, session), None
+        return in_folder(args.recall, args.frames, args.size, out, session, args.overwrite), None
     scene = SCENE if args.scene is None else args.scene
     out = args.out or free_name()
     return in_scene(scene, args.model or ROOMS, args.size, out, session, args.overwrite), None

@@ -76,7 +76,9 @@ def in_scene(seed: int, model: str, size: str | None, out: Path, session: Sessio
     return LiveStart(_in_new_file(maker, state, out, up, source, vae_path, caption, session, overwrite), spec, source)
 
 
-def in_folder(folder: Path, frames: str | None, size: str | None, out: Path, session: Session) -> LiveStart:
+def in_folder(
+    folder: Path, frames: str | None, size: str | None, out: Path, session: Session, overwrite: bool
+) -> LiveStart:
     """Memory alone of a posed RGB-D recording, no model; its world file is `out`."""
     from mosaicmem.worlds.rgbd import RGBDFolder
 
@@ -105,7 +107,7 @@ def in_folder(folder: Path, frames: str | None, size: str | None, out: Path, ses
     spec = {"kind": "folder", "folder": str(folder.resolve()), "frames": frames, "size": size}
     maker, source = Maker(models, _settings(session), False), f"{len(chosen)} frames of {folder}"
     metric = True if recording.layout.kind != "generic" else None
-    walk = _in_new_file(maker, state, out, upright(cameras[chosen]), source, None, "", session, False, metric)
+    walk = _in_new_file(maker, state, out, upright(cameras[chosen]), source, None, "", session, overwrite, metric)
     return LiveStart(walk, spec, source)
 
 
@@ -136,7 +138,7 @@ def replayed(path: Path, folder: Path, session: Session) -> tuple[LiveStart, Rec
         return in_scene(spec["scene"], spec["model"], size, out, session, False), recording
     if kind == "folder" and isinstance(spec.get("folder"), str):
         frames = spec.get("frames") if isinstance(spec.get("frames"), str) else None
-        return in_folder(Path(spec["folder"]), frames, size, out, session), recording
+        return in_folder(Path(spec["folder"]), frames, size, out, session, False), recording
     if kind == "world" and isinstance(spec.get("file"), str):
         return _world_as_it_was(path, spec, out, session), recording
     raise InputError(f"{path}: does not say how the walk began; expected a recording of 'mosaicmem explore --record'")
@@ -292,7 +294,9 @@ def _world_as_it_was(path: Path, spec: dict[str, Any], out: Path, session: Sessi
         if world.digest() != spec.get("digest"):
             raise InputError(f"{file}: operation {operation} is not the world in which {path} was recorded")
         world.describe({**world.meta, "walk": {key: spec.get(key) for key in ("pose", "caption", "said")}})
-    return in_world(out, model if isinstance(model, str) else None, session)
+    start = in_world(out, model if isinstance(model, str) else None, session)
+    began = {key: spec[key] for key in ("file", "operation", "digest")}  # of this too: the copy is thrown away
+    return LiveStart(start.walk, {**start.spec, **began}, f"world file {file}, as it was")
 
 
 def made_with(spec: dict[str, Any], session: Session) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _parse(name: str, module: Any, argv: list[str]) -> tuple[Any, Any] | int:
     import tyro
 
     from mosaicmem.apps.cli.config import Config
-    from mosaicmem.apps.cli.settings import build
+    from mosaicmem.apps.cli.settings import build, checked
 
     wants_help = "-h" in argv or "--help" in argv
     file, assignments = _settings_options(argv)
@@ -158,7 +158,7 @@ def _parse(name: str, module: Any, argv: list[str]) -> tuple[Any, Any] | int:
             return 0
         raise ConfigError(_plain(complaint.getvalue()) or f"bad usage; see mosaicmem {name} --help") from None
     config = type(base)(**{f.name: getattr(args if f.name in shared else base, f.name) for f in fields(settings)})
-    return args, config
+    return args, checked(config)
 
 
 def _plain(boxed: str) -> str:

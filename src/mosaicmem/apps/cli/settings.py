@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 
 from mosaicmem.errors import ConfigError, InputError
-from mosaicmem.io.files import read_json, read_text
+from mosaicmem.io.files import LARGEST, read_json, read_text
 
 MAX_SETTINGS_BYTES = 2**20
 DERIVED = "derived"  # what show-config adds for people; never read back
@@ -100,6 +100,19 @@ def merge(cls: type, layers: Sequence[tuple[str, Mapping[str, Any]]], problems: 
     return out
 
 
+def checked(value: D) -> D:
+    """`value`, if a settings file could say all of it: the parser of options takes `nan` and `inf` for numbers.
+
+    Raises:
+        ConfigError: naming every setting that is none.
+    """
+    problems: list[str] = []
+    _check(value, "", problems)
+    if problems:
+        raise ConfigError("settings refused:\n" + "\n".join(f"  - {p}" for p in problems))
+    return value
+
+
 def to_dict(value: Any) -> dict[str, Any]:
     """A dataclass of settings as plain JSON values."""
     return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -152,6 +165,16 @@ def _merge_into(
                 problems.append(f"{source}: {name} = {_short(value)}: expected {expected}")
 
 
+def _check(value: Any, at: str, problems: list[str]) -> None:
+    hints = get_type_hints(type(value))
+    for f in dataclasses.fields(value):
+        found, hint = getattr(value, f.name), hints[f.name]
+        if dataclasses.is_dataclass(hint):
+            _check(found, f"{at}{f.name}.", problems)
+        elif not _convert(found, hint)[0]:
+            problems.append(f"{at}{f.name} = {_short(found)}: expected {describe(hint)}")
+
+
 def _construct(cls: type[D], settings: dict[str, Any], at: str, problems: list[str]) -> D:
     hints = get_type_hints(cls)
     values = {}
@@ -186,7 +209,7 @@ def _convert(value: Any, hint: Any) -> tuple[bool, Any]:
         pairs = [_convert(v, h) for v, h in zip(value, get_args(hint), strict=True)]
         return all(ok for ok, _ in pairs), tuple(v for _, v in pairs)
     if hint is float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
         return good, float(value) if good else None
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63, value

@@ -6,7 +6,7 @@
   encode   clips to latents, with a trained autoencoder
   world    the video model with memory, on latents
   refiner  what makes decoded frames sharp by what memory shows, behind a world model
-  export   the networks as a folder that --backend reads
+  export   the networks as a folder that --model reads
 
 Each has its own --help. Trainings resume by themselves: the same command goes on where the last one stopped. Several
 ranks: torchrun --nproc-per-node 2 -m mosaicmem train world ...

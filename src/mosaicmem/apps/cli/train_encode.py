@@ -15,6 +15,7 @@ from tyro.conf import arg
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.options import Computing
 from mosaicmem.apps.cli.session import Session
+from mosaicmem.apps.cli.train_clips import first_of
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.models.devices import device_named
 from mosaicmem.training.cache import HELD_FOLDER, ClipCache, default_cache
@@ -43,9 +44,11 @@ def run(args: Args, session: Session) -> Result:
     """Measure, then encode what is missing."""
     if args.out is None:
         raise ConfigError("train encode needs --out PATH: the folder of latents")
+    if args.measured < 1:
+        raise ConfigError(f"--measured {args.measured}: expected 1 or more clips")
     folder = args.data or default_cache()
     cache, held = ClipCache(folder), ClipCache(folder / HELD_FOLDER)
-    names = cache.names()[: args.clips]
+    names = first_of(cache.names(), args.clips)
     if not names:
         raise InputError(f"{folder}: no clips; make some with `mosaicmem train data`")
     device = str(device_named(session.config.device))

@@ -1,4 +1,4 @@
-"""Export trained networks as a folder of weights that `generate --backend FOLDER` reads.
+"""Export trained networks as a folder of weights that `generate --model FOLDER` reads.
 
 The running means of the weights, in half precision, with settings and provenance in each header. The autoencoder is the
 one beside the latents (`train encode`), which knows their mean and spread.
@@ -55,7 +55,8 @@ def run(args: Args, session: Session) -> Result:
     if args.between is not None and args.world is None:
         raise ConfigError("train export --between: between it and what? Give --world too")
     about: dict[str, Any] = {}
-    with session.folder(inputs=list(given.values())) as out, tempfile.TemporaryDirectory() as scratch:
+    inputs = [*given.values(), *([] if args.between is None else [args.between])]
+    with session.folder(inputs=inputs) as out, tempfile.TemporaryDirectory() as scratch:
         for part, source in given.items():
             file = weights_file(out, part)
             extra = {} if args.name is None else {"name": args.name}

@@ -22,10 +22,10 @@ from mosaicmem.apps.cli.session import Session
 from mosaicmem.apps.cli.settings import to_dict
 from mosaicmem.errors import ConfigError, OutputExistsError
 from mosaicmem.training.checkpoint import start_from
-from mosaicmem.training.loop import Progress, TrainConfig, fit
+from mosaicmem.training.loop import FILES, Progress, TrainConfig, fit
 from mosaicmem.training.task import Task
 
-WRITTEN = ("checkpoint.safetensors", "log.jsonl", "curves.png", "picture.png", RUN_FILE)
+WRITTEN = (*FILES, RUN_FILE)
 """Files of a run's folder."""
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def run_fit(args: FitArgs, session: Session, make: Callable[[], Task], config: T
     if rank:  # one document on stdout, one bar on stderr: those of rank 0
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
         session.console = replace(session.console, quiet=True)
-    folder = _folder(args, session, rank)
+    folder = _folder(args, session)
     with session.stage("open"):
         task = make()
         if args.start_from is not None:  # a checkpoint in --out wins: the run goes on
@@ -81,7 +81,7 @@ def run_fit(args: FitArgs, session: Session, make: Callable[[], Task], config: T
     session.wrote = folder
     batch = int(task.config()["settings"]["batch"])
     with session.stage("train"), bar(session.console, task.name, config, batch) as on_step:
-        header = fit(task, config, folder, on_step=on_step, device=args.device)
+        header = fit(task, config, folder, on_step=on_step, device=args.device, anew=args.overwrite)
     step, numbers = int(header["step"]), last_numbers(folder / "log.jsonl")
     data: dict[str, Any] = {
         "task": task.name, "parameters": count, "step": step, "steps": config.steps, "finished": step >= config.steps,
@@ -145,8 +145,8 @@ def bar(console: Console, name: str, config: TrainConfig, batch: int) -> Iterato
         yield lambda progress: shown.update(task, completed=progress.step, description=words(progress))
 
 
-def _folder(args: FitArgs, session: Session, rank: int) -> Path:
-    """The folder of the run: new, or one of ours; with `--overwrite` emptied first."""
+def _folder(args: FitArgs, session: Session) -> Path:
+    """The folder of the run: new, or one of ours."""
     if args.out is None:
         raise ConfigError(f"{session.command} needs --out PATH: where should checkpoint, log and curves go?")
     if args.out.exists() and not args.out.is_dir():
@@ -154,9 +154,6 @@ def _folder(args: FitArgs, session: Session, rank: int) -> Path:
     foreign = args.out.is_dir() and any(args.out.iterdir()) and not any((args.out / name).is_file() for name in WRITTEN)
     if foreign:
         raise OutputExistsError(f"{args.out} holds files but no training; choose another --out")
-    if args.overwrite and not rank:
-        for name in WRITTEN:
-            (args.out / name).unlink(missing_ok=True)
     return args.out
 
 

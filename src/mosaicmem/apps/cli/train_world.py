@@ -18,6 +18,7 @@ from mosaicmem.apps.cli import train_recipes as recipes
 from mosaicmem.apps.cli.config import Config
 from mosaicmem.apps.cli.console import Result
 from mosaicmem.apps.cli.session import Session
+from mosaicmem.apps.cli.train_clips import first_of
 from mosaicmem.apps.cli.train_fit import FitArgs, loop_of, run_fit, seeded
 from mosaicmem.errors import ConfigError, InputError
 from mosaicmem.geometry.token_grid import TokenGrid
@@ -64,6 +65,8 @@ class Args(FitArgs):
 def run(args: Args, session: Session) -> Result:
     """Train."""
     loop, settings = loop_of(args, args.loop, args.seed), seeded(args.task, args.seed)
+    if args.words < 1:
+        raise ConfigError(f"--words {args.words}: expected 1 or more")
 
     def make() -> WorldTask:
         paths, held, grid = clips_and_grid(args.latents, args.clips, args.model.patch_size[1])
@@ -100,9 +103,9 @@ def clips_and_grid(latents: Path, count: int | None, patch: int) -> tuple[list[P
     """Encoded clips of a folder to train on and to hold out, and their token grid.
 
     Raises:
-        InputError: if there are none.
+        InputError: if there are none; ConfigError: if none of those that are there is asked for.
     """
-    paths, held = encoded_clips(latents)[:count], encoded_clips(latents / HELD_FOLDER)
+    paths, held = first_of(encoded_clips(latents), count), encoded_clips(latents / HELD_FOLDER)
     if not paths or not held:
         what = "encoded clips" if not paths else f"{HELD_FOLDER}/ clips"
         raise InputError(f"{latents}: no {what}; make them with `mosaicmem train encode`")

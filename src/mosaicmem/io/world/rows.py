@@ -13,7 +13,7 @@ import torch
 
 from mosaicmem._shapes import Bool, Float, Tensor, UInt8
 from mosaicmem.errors import InputError
-from mosaicmem.io.files import MAX_JSON_DEPTH
+from mosaicmem.io.files import LARGEST, MAX_JSON_DEPTH
 from mosaicmem.io.world.schema import MAX_BLOB_BYTES, MAX_TEXT_BYTES, Row, row_digest
 from mosaicmem.memory.patches import Group, Keyframe, Origin, patch_depths
 
@@ -306,7 +306,7 @@ def whole(value: object, what: str, low: int, high: int) -> int:
 
 def number(value: object, what: str) -> float:
     """`value`, if it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
         raise InputError(f"{what} = {value!r:.40}; expected a finite number")
     return float(value)
 
