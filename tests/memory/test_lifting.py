@@ -82,6 +82,16 @@ def test_unknown_depth_is_unknown(bad: float) -> None:
     assert bool((keyframe.depth[:, :5] == 0).all())
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_confidence_that_is_no_number_counts_nothing(bad: float) -> None:
+    depth, sure = torch.full((32, 64), 3.0), torch.ones(32, 64)
+    sure[:, :20] = bad
+    assert bool(lifted(depth, confidence=sure).valid.all()), "by itself it leaves nothing out"
+    keyframe = lifted(depth, LiftingConfig(confidence_percentile=40.0), confidence=sure)
+    assert bool((keyframe.confidence[:, :5] == 0).all()) and bool((keyframe.confidence[:, 5:] == 1).all())
+    assert not bool(keyframe.valid[:, :5].any()) and bool(keyframe.valid[:, 5:].all())
+
+
 def test_depth_of_a_cell_is_the_pixel_under_its_centre_never_an_average() -> None:
     depth = torch.arange(32 * 64, dtype=torch.float32).reshape(32, 64) + 1
     keyframe = lifted(depth, LiftingConfig(near=0, flying_ratio=0))

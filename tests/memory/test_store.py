@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -124,7 +126,9 @@ def test_nearest_equals_brute_force() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"latents": torch.full((3, 8, 16), torch.nan)}, "latents contain NaN"),
+        ({"latents": torch.full((3, 8, 16), torch.nan)}, "NaN or infinity in its latents"),
+        ({"confidence": torch.full((8, 16), torch.inf)}, "NaN or infinity in its confidence"),
+        ({"time": math.nan}, "its time is nan s; expected a finite number"),
         ({"stride": 4}, "expected a grid of"),
         ({"depth": torch.zeros(8, 16)}, "a valid cell has depth <= 0"),
         ({"depth": torch.full((8, 16), -1.0)}, "a valid cell has depth <= 0"),

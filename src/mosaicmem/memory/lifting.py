@@ -75,11 +75,11 @@ def lift(
         depth: z-depth of every pixel, world units; 0, negative or non-finite = unknown.
         camera: The frame's camera at image size.
         grid: Ties pixels to cells; its size must be the image's.
-        confidence: Of the depth, any scale; larger is better.
+        confidence: Of the depth, any scale; larger is better. What is no finite number says nothing and counts 0.
         exclude: Pixels that must not be remembered (sky, moving things).
 
     Raises:
-        GeometryError: if depth, camera and grid disagree about the size of the image.
+        GeometryError: if depth, camera and grid disagree about the size of the image, or `time` is not finite.
     """
     config = config or LiftingConfig()
     latents, depth = latents.cpu(), depth.cpu()  # memory is kept there, wherever models run
@@ -102,9 +102,12 @@ def lift(
         valid &= ~_edge(clean, at, config.edge_ratio, config.edge_spacing)
     if exclude is not None:
         valid &= ~at(exclude)
-    sure = torch.ones_like(cells) if confidence is None else at(confidence)
-    if confidence is not None and config.confidence_percentile and bool(known.any()):
-        valid &= sure >= _quantile(confidence[known].float(), config.confidence_percentile / 100)
+    sure = torch.ones_like(cells)
+    if confidence is not None:
+        confidence = torch.where(confidence.isfinite(), confidence, torch.zeros_like(confidence))
+        sure = at(confidence)
+        if config.confidence_percentile and bool(known.any()):
+            valid &= sure >= _quantile(confidence[known].float(), config.confidence_percentile / 100)
     return Keyframe(
         latents=latents,
         depth=cells,

@@ -6,6 +6,7 @@ settled at retrieval, by the z-buffer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -61,8 +62,8 @@ class Keyframe:
         origin: Whether the frame was observed or generated.
 
     Raises:
-        GeometryError: if shapes disagree with each other or with the camera's image, a valid cell has no depth, or a
-            tensor is not on the CPU.
+        GeometryError: if shapes disagree with each other or with the camera's image, a valid cell has no depth,
+            latents, confidence or the time are not finite, or a tensor is not on the CPU.
     """
 
     latents: Float[Tensor, "c h w"]
@@ -114,8 +115,11 @@ class Keyframe:
             )
         if h % self.patch or w % self.patch:
             raise GeometryError(f"keyframe {self.frame}: grid {(h, w)} is no multiple of the patch size {self.patch}")
-        if not bool(self.latents.isfinite().all()):
-            raise GeometryError(f"keyframe {self.frame}: latents contain NaN or infinity")
+        for name in ("latents", "confidence"):
+            if not bool(getattr(self, name).isfinite().all()):
+                raise GeometryError(f"keyframe {self.frame}: NaN or infinity in its {name}")
+        if not math.isfinite(self.time):
+            raise GeometryError(f"keyframe {self.frame}: its time is {self.time} s; expected a finite number")
         readable = self.depth[self.valid]
         if not bool((readable.isfinite() & (readable > 0)).all()):
             raise GeometryError(f"keyframe {self.frame}: a valid cell has depth <= 0 or not finite; unknown is invalid")

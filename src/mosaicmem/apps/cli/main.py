@@ -73,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.fail(type(error).__name__, _in_options(argv, str(error)), error.exit_code, error)
         return error.exit_code
     except KeyboardInterrupt:
-        console.fail("Interrupted", "interrupted; nothing was written", EXIT_INTERRUPTED)
+        console.fail("Interrupted", "interrupted; what was not finished was not written", EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     except _Terminated:
-        console.fail("Terminated", "terminated; nothing was written", EXIT_TERMINATED)
+        console.fail("Terminated", "terminated; what was not finished was not written", EXIT_TERMINATED)
         return EXIT_TERMINATED
     except BrokenPipeError:
         # whoever read stdout has gone; keep the interpreter from failing again when it flushes at exit
