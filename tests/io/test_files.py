@@ -13,7 +13,7 @@ from mosaicmem.io.files import atomic_path, finite, read_image, write_image, wri
 
 
 def test_a_grey_picture_of_sixteen_bits_is_its_upper_eight(tmp_path: Path) -> None:
-    grey = (257 * np.arange(256)).astype(np.uint16).reshape(16, 16)
+    grey = (255 * np.arange(256) + 255).astype(np.uint16).reshape(16, 16)  # upper and lower eight differ
     for name in ("a.png", "a.tif"):
         Image.fromarray(grey).save(tmp_path / name)
         assert np.array_equal(read_image(tmp_path / name), np.repeat((grey >> 8)[..., None], 3, -1))

@@ -13,7 +13,6 @@ from mosaicmem.errors import ConfigError, GeometryError
 from mosaicmem.geometry.projection import pixel_centers
 from mosaicmem.geometry.token_grid import TokenGrid
 from mosaicmem.memory import Keyframe, LiftingConfig, lift
-from mosaicmem.memory.lifting import _quantile
 
 GRID = TokenGrid(64, 32, stride=4, patch=2)
 
@@ -158,10 +157,11 @@ def test_errors_say_what_came_and_what_was_expected() -> None:
         LiftingConfig(near=-1, edge_spacing=0)
 
 
-def test_a_quantile_is_torchs_and_takes_as_many_values_as_a_picture_has() -> None:
-    values = torch.rand(1001, generator=torch.Generator().manual_seed(0))
-    for share in (0.0, 0.1, 0.3333, 0.999):
-        torch.testing.assert_close(_quantile(values, share), torch.quantile(values, share))
-    many = torch.ones(2**24 + 1)
-    many[: 2**22] = 0
-    assert (float(_quantile(many, 0.2)), float(_quantile(many, 0.3))) == (0, 1)
+def test_a_picture_of_more_than_sixteen_million_pixels_has_a_least_believed_part() -> None:
+    grid = TokenGrid(4224, 4096, stride=64, patch=2)
+    depth = torch.full((grid.height, grid.width), 3.0)
+    sure = torch.ones_like(depth)
+    sure[:1024] = 0  # a quarter
+    config = LiftingConfig(flying_ratio=0, edge_ratio=0, confidence_percentile=30.0)
+    keyframe = lift(torch.zeros(1, *grid.cells), depth, camera(grid), grid, confidence=sure, config=config)
+    assert not bool(keyframe.valid[:16].any()) and bool(keyframe.valid[16:].all())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.elsewhere import Elsewhere, MixedDevicesError, back, there
+from tests.elsewhere import PLACES, Elsewhere, MixedDevicesError, back, somewhere, there
 from tests.ops.test_warped_rope import EYE, GRID, NEAR, K, M, N, moved
 
 from mosaicmem.geometry.warps import backward_gather, bilinear_taps, forward_splat, inverse_depth_slopes, inverse_grid
@@ -119,28 +119,20 @@ def parts(x: Any) -> list[torch.Tensor]:
     return list(x) if isinstance(x, tuple) else [y for y in vars(x).values() if isinstance(y, torch.Tensor)]
 
 
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_stays_where_its_tensors_are_and_says_the_same_there(name: str) -> None:
+def test_an_operator_stays_where_its_tensors_are_and_says_the_same_there(name: str, place: str) -> None:
     run, arguments = OPERATORS[name]
     with torch.no_grad():
         here = parts(run(**arguments))
-        with Elsewhere():
-            away = [back(x) for x in parts(run(**carried(arguments, there)))]
+        with somewhere(place) as at:
+            found = parts(run(**carried(arguments, lambda x: x.to(at))))
+            assert all(x.device.type == at.type for x in found)
+            away = [x.cpu() for x in found]
     assert len(here) == len(away) > 0
     for a, b in zip(here, away, strict=True):
         # where the CPU takes another way than a GPU, numbers may differ in the last bits
         torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no card here")
-@pytest.mark.parametrize("name", OPERATORS)
-def test_an_operator_says_the_same_on_a_card(name: str) -> None:
-    run, arguments = OPERATORS[name]
-    with torch.no_grad():
-        here, away = parts(run(**arguments)), parts(run(**carried(arguments, torch.Tensor.cuda)))
-    assert all(x.is_cuda for x in away)
-    for a, b in zip(here, away, strict=True):
-        torch.testing.assert_close(a, b.cpu(), equal_nan=True, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", BLIND)

@@ -80,9 +80,8 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """RGB image `[H W 3]`, uint8; of 16 bits the upper eight. The size in the header is checked before any pixel is
     decoded."""
     image = _open_image(path, max_pixels)
-    if image.mode.startswith("I;16") or (
-        image.mode == "I" and image.format == "PNG"
-    ):  # Pillow would cut everything above 255 down to it
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if sixteen:  # of which Pillow would make white all that is above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.array(image.convert("RGB"), dtype=np.uint8)
 

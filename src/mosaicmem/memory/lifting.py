@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mosaicmem._shapes import Bool, Float, Tensor
@@ -107,7 +108,8 @@ def lift(
         confidence = torch.where(confidence.isfinite(), confidence, torch.zeros_like(confidence))
         sure = at(confidence)
         if config.confidence_percentile and bool(known.any()):
-            valid &= sure >= _quantile(confidence[known].float(), config.confidence_percentile / 100)
+            # torch's quantile takes no more than 16 million values
+            valid &= sure >= np.quantile(confidence[known].float().numpy(), config.confidence_percentile / 100)
     return Keyframe(
         latents=latents,
         depth=cells,
@@ -120,14 +122,6 @@ def lift(
         time=time,
         origin=origin,
     )
-
-
-def _quantile(values: Float[Tensor, "n"], share: float) -> Float[Tensor, ""]:
-    """`torch.quantile`, which takes no more than 16 million values: a picture may have more pixels."""
-    ordered = values.sort().values
-    rank = share * (len(values) - 1)
-    below = int(rank)
-    return torch.lerp(ordered[below], ordered[min(below + 1, len(values) - 1)], rank - below)
 
 
 class _Centers:

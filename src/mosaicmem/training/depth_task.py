@@ -15,6 +15,7 @@ from mosaicmem._shapes import Float, Tensor, UInt8
 from mosaicmem.errors import refuse
 from mosaicmem.geometry.cameras import Cameras
 from mosaicmem.models.depth_net import DepthNet, DepthNetConfig
+from mosaicmem.models.devices import home_of
 from mosaicmem.training.cache import STEP, Clip, ClipCache
 
 
@@ -126,7 +127,7 @@ class DepthTask:
 
 def _answer(module: nn.Module, frames: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
     """What the network says, back on the device of the frames."""
-    where = next(module.parameters()).device
+    where = home_of(module)
     log_depth, log_spread, sky = module(frames.to(where), cameras.to(device=where))
     return log_depth.to(frames), log_spread.to(frames), sky.to(frames)
 
